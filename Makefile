@@ -17,8 +17,8 @@ help:
 
 .venv/.ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no python3.11, python3.12 or python3.13 found; name one: make PYTHON=/path/to/python"; exit 1; }
+	@test -e $@ || rm -rf .venv
 	@rm -f $@
-	@$(BIN)/python -c "" 2>/dev/null || rm -rf .venv
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c constraints.txt -e '.[$(EXTRAS)]' || { rm -rf .venv; exit 1; }
 	@touch $@

@@ -16,7 +16,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of every configuration: immutable, keyword-only, unknown keys refused.
 
     A configurable class owns a nested ``Config`` with a ``build`` method; what ``build`` needs
-    besides the values (a schema, say) it takes as arguments.
+    besides the values (a schema, say) it takes as arguments. Subclasses repeat ``frozen=True``
+    for the type checker.
     """
 
 
@@ -42,7 +43,7 @@ def from_values(kind: type[C], values: Mapping[str, Any], *, where: str) -> C:
 
     Examples
     --------
-    >>> class Demo(Config):
+    >>> class Demo(Config, frozen=True):
     ...     width: int = 8
     >>> from_values(Demo, {"width": 4}, where="demo").width
     4
@@ -66,10 +67,10 @@ def to_values(config: msgspec.Struct) -> dict[str, Any]:
 
     Examples
     --------
-    >>> class Demo(Config):
+    >>> class Demo(Config, frozen=True):
     ...     hidden: tuple[int, ...] = (8, 4)
     >>> to_values(Demo())
-    {'hidden': [8, 4]}
+    {'hidden': (8, 4)}
     """
     values: dict[str, Any] = msgspec.to_builtins(config)
     return values

@@ -37,7 +37,7 @@ _RESERVED_NAMES = {
 }
 
 
-class Feature(Config):
+class Feature(Config, frozen=True):
     """One model-visible feature.
 
     Parameters
@@ -103,7 +103,7 @@ class Feature(Config):
                 return self.name
 
 
-class Label(Config):
+class Label(Config, frozen=True):
     """One kind of feedback, a list column ``labels.NAME``; null = not observed.
 
     Parameters
@@ -119,14 +119,14 @@ class Label(Config):
     window_ms: int | None = None
 
 
-class Task(Config):
+class Task(Config, frozen=True):
     """One output of a model: an expression over labels, read into {1, 0, unknown}."""
 
     name: str
     positive: str
 
 
-class Lineage(Config):
+class Lineage(Config, frozen=True):
     """Where a log came from; ``log_id`` names it, indices are only comparable within it."""
 
     log_id: str = ""
@@ -145,7 +145,7 @@ _SOURCES: dict[str, tuple[str, ...]] = {
 }
 
 
-class Schema(Config):
+class Schema(Config, frozen=True):
     """What a request log holds and what it means.
 
     Parameters

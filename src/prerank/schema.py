@@ -222,12 +222,23 @@ class Schema(Config, frozen=True):
                     )
 
     def of(self, owner: Owner, kind: Kind, stream: str = "") -> tuple[Feature, ...]:
-        """Return the features of one owner and kind (and history stream), in batch order."""
+        """Return the model-visible features of one owner, kind and stream, in batch order.
+
+        An item time that only carries an ``age_of`` feature is stored but not visible.
+        """
+        carriers = {f.of for f in self.features if f.of} if owner == "item" else set()
         return tuple(
             f
             for f in self.features
-            if f.owner == owner and f.kind == kind and (owner != "history" or f.stream == stream)
+            if f.owner == owner
+            and f.kind == kind
+            and (owner != "history" or f.stream == stream)
+            and f.name not in carriers
         )
+
+    def stored(self, *owners: Owner) -> tuple[Feature, ...]:
+        """Return the features of the given owners that have a column of their own."""
+        return tuple(f for f in self.features if f.owner in owners and f.stored)
 
     def size(self, vocab: str) -> int:
         """Return the rows of a vocabulary, including the two reserved ones."""
@@ -282,6 +293,13 @@ def _check_features(schema: Schema) -> None:
                 )
         elif f.transforms and not f.clock and f.kind != "dense":
             raise InputError(f"{where}: {f.transforms[0]} applies to dense features, not {f.kind}")
+        if "standard" in f.transforms and "quantile" in f.transforms:
+            raise InputError(f"{where}: standard and quantile exclude each other; choose one")
+        if f.owner in ("candidate", "history") and f.kind not in ("categorical", "dense"):
+            raise InputError(
+                f"{where}: a {f.owner} feature is categorical or dense, not {f.kind}; "
+                "multi-valued ones and vectors belong to the item, the user or the context"
+            )
         if (f.kind == "vector") != (f.dim > 0):
             raise InputError(f"{where}: 'dim' is given for a vector, and only for one")
 

@@ -1,0 +1,19 @@
+"""The request log: write, read, stream, split, check, transform."""
+
+from prerank.log.columns import Columns
+from prerank.log.log import Log, Part, open_log
+from prerank.log.split import RowRanges, split_log
+from prerank.log.transform import Transforms
+from prerank.log.write import WriteReport, write_log
+
+__all__ = [
+    "Columns",
+    "Log",
+    "Part",
+    "RowRanges",
+    "Transforms",
+    "WriteReport",
+    "open_log",
+    "split_log",
+    "write_log",
+]

@@ -1,0 +1,90 @@
+"""The item table of a log, in memory: row number = item index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from prerank.errors import InputError
+from prerank.log.columns import Group
+from prerank.log.files import DAMAGED, read_table
+from prerank.log.layout import item_columns
+from prerank.log.vocab import Vocabulary
+from prerank.schema import Schema
+
+__all__ = ["ItemTable"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ItemTable:
+    """Encoded item features.
+
+    Parameters
+    ----------
+    ids : Vocabulary
+        Raw item ids by index.
+    scalars : dict of str to ndarray ``[num_items]`` (vectors ``[num_items, dim]``)
+        Vocabulary rows of categorical features; raw floats with NaN of dense ones.
+    groups : dict of str to Group
+        Multi-valued features.
+    """
+
+    ids: Vocabulary
+    scalars: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+
+    @property
+    def num_items(self) -> int:
+        """Number of rows, the two reserved ones included."""
+        return len(self.ids)
+
+    @classmethod
+    def load(cls, path: Path, schema: Schema) -> ItemTable:
+        """Read ``items.parquet``.
+
+        Raises
+        ------
+        InputError
+            The file is missing, damaged, or does not fit the schema.
+        """
+        columns = item_columns(schema)
+        table = read_table(path, ["item_id", *(c.name for c in columns)])
+        ids = Vocabulary.of(table["item_id"].combine_chunks(), "item", where=str(path))
+        if len(ids) != schema.size("item"):
+            raise InputError(
+                f"{path}: {len(ids)} rows, but schema.json counts {schema.size('item')} items; "
+                f"{DAMAGED}"
+            )
+        scalars: dict[str, npt.NDArray[Any]] = {}
+        groups: dict[str, Group] = {}
+        for column in columns:
+            array = table[column.name].combine_chunks()
+            flat = array
+            offsets = np.arange(len(ids) + 1) * column.dim
+            if column.shape == "list":
+                if not pa.types.is_list(array.type) or array.null_count:
+                    raise InputError(f"{path}: column '{column.name}' is no list; {DAMAGED}")
+                flat = array.flatten()
+                ends = array.offsets.to_numpy().astype(np.int64)
+                offsets = ends - ends[0] if not column.dim else offsets
+                if len(flat) != offsets[-1]:
+                    raise InputError(
+                        f"{path}: vector '{column.name}' is not {column.dim} wide; {DAMAGED}"
+                    )
+            values = flat.to_numpy(zero_copy_only=False)
+            size = schema.size(column.vocab)
+            if column.vocab and len(values) and not 0 <= values.min() <= values.max() < size:
+                raise InputError(
+                    f"{path}: column '{column.name}' has index {values.max()}, outside the {size} "
+                    f"rows of vocabulary '{column.vocab}'; {DAMAGED}"
+                )
+            if column.shape == "list" and not column.dim:
+                groups[column.name] = Group(offsets, {"": values})
+            else:
+                scalars[column.name] = values.reshape(-1, column.dim) if column.dim else values
+        return cls(ids, scalars, groups)

@@ -1,0 +1,294 @@
+"""An open request log and its named parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from prerank.batch import RequestBatch
+from prerank.errors import InputError, did_you_mean
+from prerank.log.columns import Columns
+from prerank.log.decode import decode, open_part, read_row_group
+from prerank.log.files import (
+    DAMAGED,
+    ITEMS,
+    MANIFEST,
+    REQUESTS,
+    SCHEMA,
+    VOCAB,
+    Manifest,
+    read_json,
+)
+from prerank.log.items import ItemTable
+from prerank.log.layout import request_columns
+from prerank.log.order import plan_windows, shuffled, skip_windows
+from prerank.log.prefetch import prefetch as run_ahead
+from prerank.log.split import RowRanges, load_splits
+from prerank.log.vocab import Vocabulary
+from prerank.schema import Schema
+
+if TYPE_CHECKING:
+    from prerank.log.transform import Transforms
+
+__all__ = ["Log", "Part", "open_log"]
+
+GROUPS_PER_WINDOW = 16
+
+
+def open_log(path: str | Path) -> Log:
+    """Open a request log.
+
+    Raises
+    ------
+    InputError
+        No log there, a half-written or damaged one (files missing or of another size).
+    """
+    return Log(Path(path))
+
+
+class Log:
+    """A request log on disk; opening reads JSON only.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_dir():
+            raise InputError(f"{path}: no such log; expected a folder with {SCHEMA}")
+        if not (path / MANIFEST).exists():
+            raise InputError(
+                f"{path}: not a whole request log ({MANIFEST} is missing); import it again"
+            )
+        self.path = path
+        self.manifest = read_json(path / MANIFEST, Manifest)
+        self.schema = read_json(path / SCHEMA, Schema)
+        self._ranges = {
+            name: RowRanges(np.array(pairs, dtype=np.int64))
+            for name, pairs in load_splits(path).parts.items()
+        }
+        parts: list[tuple[str, int]] = []
+        starts = [0]
+        for name, entry in self.manifest.files.items():
+            file = path / name
+            size = file.stat().st_size if file.is_file() else None
+            if size != entry.bytes:
+                found = "is missing" if size is None else f"has {size} bytes"
+                raise InputError(f"{file} {found}, expected {entry.bytes} bytes; {DAMAGED}")
+            if name.startswith(f"{REQUESTS}/"):
+                for index, first in enumerate(range(0, entry.rows, max(entry.row_group, 1))):
+                    parts.append((name, index))
+                    starts.append(starts[-1] + min(entry.row_group, entry.rows - first))
+        self._groups = parts
+        self._starts = np.array(starts, dtype=np.int64)
+        if starts[-1] != self.manifest.num_requests:
+            raise InputError(f"{path}: {MANIFEST} does not add up; {DAMAGED}")
+
+    @property
+    def num_requests(self) -> int:
+        """Number of requests."""
+        return self.manifest.num_requests
+
+    @property
+    def num_groups(self) -> int:
+        """Number of row groups."""
+        return len(self._groups)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts in ``splits.json``."""
+        return tuple(self._ranges)
+
+    def __getitem__(self, name: str) -> Part:
+        if name not in self._ranges:
+            raise InputError(f"{self.path}: no part '{name}'; {did_you_mean(name, self._ranges)}")
+        return Part(self, self._ranges[name], name)
+
+    def all(self) -> Part:
+        """Return all requests as one part."""
+        return Part(self, RowRanges([[0, self.num_requests]]), "all")
+
+    @cached_property
+    def items(self) -> ItemTable:
+        """The item table (read at first use)."""
+        return ItemTable.load(self.path / ITEMS, self.schema)
+
+    def vocabulary(self, name: str) -> Vocabulary:
+        """Read a vocabulary; ``item`` comes from the item table."""
+        if name == "item":
+            return self.items.ids
+        if name not in self.schema.vocabularies:
+            known = did_you_mean(name, self.schema.vocabularies)
+            raise InputError(f"{self.path}: no vocabulary '{name}'; {known}")
+        return Vocabulary.load(self.path / VOCAB / f"{name}.parquet", name)
+
+    def request_times(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return time (ms) and user index of every request, ``[num_requests]`` each."""
+        times, users = [], []
+        for columns in self.read(range(self.num_groups), ["user", "time"]):
+            times.append(columns.scalars["time"])
+            users.append(columns.scalars["user"].astype(np.int64))
+        return np.concatenate(times), np.concatenate(users)
+
+    def read(
+        self, groups: Any, only: list[str] | None = None, *, with_ids: bool = False
+    ) -> Iterator[Columns]:
+        """Read row groups by number, one ``Columns`` each, checked.
+
+        Parameters
+        ----------
+        groups : iterable of int
+            Row groups, in the order wanted.
+        only : list of str, optional
+            Columns to read; default all but ``request_id``.
+        with_ids : bool
+            Read ``request_id`` too.
+        """
+        columns = [
+            c
+            for c in request_columns(self.schema)
+            if (c.name in only if only is not None else c.name != "request_id" or with_ids)
+        ]
+        opened: tuple[str, Any] = ("", None)
+        for group in groups:
+            name, index = self._groups[group]
+            path = self.path / name
+            if opened[0] != name:
+                opened = (name, open_part(path))
+            first, stop = int(self._starts[group]), int(self._starts[group + 1])
+            table = read_row_group(opened[1], path, index, columns, stop - first)
+            yield decode(table, columns, self.schema, first, f"{path}: row group {index}")
+
+
+class Part:
+    """Named requests of a log.
+
+    Parameters
+    ----------
+    log : Log
+        The log.
+    rows : RowRanges
+        Which requests.
+    name : str
+        What to call the part in reports.
+    """
+
+    def __init__(self, log: Log, rows: RowRanges, name: str) -> None:
+        self.log = log
+        self.rows = rows
+        self.name = name
+
+    @property
+    def num_requests(self) -> int:
+        """Number of requests."""
+        return len(self.rows)
+
+    def num_batches(self, batch_size: int) -> int:
+        """Return how many batches of ``batch_size`` requests one epoch has."""
+        return -(-self.num_requests // batch_size)
+
+    def columns(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = False,
+        start: int = 0,
+        with_ids: bool = False,
+    ) -> Iterator[Columns]:
+        """Yield the requests in batches, as numpy columns, in one epoch's order.
+
+        Parameters
+        ----------
+        batch_size : int
+            Requests per batch; the last one may be smaller.
+        seed, epoch : int
+            Keys of the shuffled order.
+        shuffle : bool
+            False reads in log order.
+        start : int
+            Number of batches to skip, without reading them.
+        with_ids : bool
+            Also read ``request_id``.
+        """
+        starts = self.log._starts
+        windows = plan_windows(
+            self.rows,
+            starts,
+            seed,
+            epoch,
+            shuffle=shuffle,
+            groups_per_window=GROUPS_PER_WINDOW if shuffle else 1,
+        )
+        index, skip = skip_windows(windows, start * batch_size)
+        rest: Columns | None = None
+        for window in windows[index:]:
+            pieces = []
+            for group, columns in zip(
+                window.groups, self.log.read(window.groups, with_ids=with_ids), strict=True
+            ):
+                first, stop = int(starts[group]), int(starts[group + 1])
+                rows = self.rows.within(first, stop) - first
+                pieces.append(columns if len(rows) == stop - first else columns.take(rows))
+            whole = Columns.cat(pieces)
+            if shuffle:
+                whole = whole.take(shuffled(whole.scalars["row"], seed, epoch))
+            if skip:
+                whole, skip = whole.slice(skip, whole.num_requests), 0
+            if rest is not None:
+                whole = Columns.cat([rest, whole])
+            full = whole.num_requests // batch_size * batch_size
+            for at in range(0, full, batch_size):
+                yield whole.slice(at, at + batch_size)
+            rest = whole.slice(full, whole.num_requests) if full < whole.num_requests else None
+        if rest is not None:
+            yield rest
+
+    def batches(
+        self,
+        transforms: Transforms,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = False,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch: int = 2,
+    ) -> Iterator[RequestBatch]:
+        """Yield ``RequestBatch`` es of one epoch, prepared ahead in a thread.
+
+        Parameters
+        ----------
+        transforms : Transforms
+            Fitted transforms that turn columns into tensors.
+        batch_size : int
+            Requests per batch over all ranks.
+        seed, epoch, shuffle, start
+            As in :meth:`columns`; the order depends on nothing else.
+        rank, world_size : int
+            Every rank takes every ``world_size``-th request of each batch, possibly none.
+        prefetch : int
+            Batches held ready; 0 reads in the calling thread.
+        """
+        assembler = transforms.assembler(self.log)
+
+        def make() -> Iterator[RequestBatch]:
+            for columns in self.columns(
+                batch_size, seed=seed, epoch=epoch, shuffle=shuffle, start=start
+            ):
+                mine = columns
+                if world_size > 1:
+                    mine = columns.take(np.arange(rank, columns.num_requests, world_size))
+                yield assembler.batch(mine)
+
+        return run_ahead(make(), prefetch)

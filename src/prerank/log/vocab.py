@@ -1,0 +1,184 @@
+"""Vocabularies: raw values to indices, append-only, rows 0 (missing) and 1 (unknown) reserved."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prerank.errors import InputError
+from prerank.log.files import read_table, write_table
+from prerank.schema import NUM_RESERVED
+
+__all__ = ["MISSING_ROW", "UNKNOWN_ROW", "Vocabulary"]
+
+MISSING_ROW = 0
+UNKNOWN_ROW = 1
+_NEVER = np.iinfo(np.int64).max
+
+
+class Vocabulary:
+    """Raw values of one kind and their indices; grows at the end, never reorders.
+
+    Parameters
+    ----------
+    name : str
+        Used in errors and as the file name.
+
+    Examples
+    --------
+    >>> colours = Vocabulary("colour")
+    >>> colours.encode(pa.array(["red", None, "blue", "red"]), grow=True)
+    array([2, 0, 3, 2], dtype=int32)
+    >>> colours.encode(pa.array(["green", "blue"]))
+    array([1, 3], dtype=int32)
+    >>> colours.decode(np.array([3, 0])).to_pylist()
+    ['blue', None]
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._index: dict[Any, int] = {}
+        self._values: list[Any] = []
+        self._first_seen = np.zeros(0, dtype=np.int64)
+        self._type: pa.DataType | None = None
+
+    def __len__(self) -> int:
+        return NUM_RESERVED + len(self._values)
+
+    @property
+    def values(self) -> pa.Array:
+        """Raw values by index; null in the two reserved rows."""
+        return pa.array([None] * NUM_RESERVED + self._values, type=self._type or pa.string())
+
+    def encode(
+        self,
+        values: pa.Array | pa.ChunkedArray,
+        *,
+        grow: bool = False,
+        times: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[np.int32]:
+        """Return the index of each raw value: 0 for null, 1 for a value not known.
+
+        Parameters
+        ----------
+        values : Array ``[N]``
+            Integers or strings.
+        grow : bool
+            Append values not known yet, in the order in which they come.
+        times : ndarray ``[N]`` int64, optional
+            When each value was seen, in ms, to keep the earliest.
+        """
+        values = self._typed(values)
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        encoded = values.dictionary_encode()
+        codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
+        unique = encoded.dictionary.to_pylist()
+        if grow:
+            for value in unique:
+                if value not in self._index:
+                    self._index[value] = NUM_RESERVED + len(self._values)
+                    self._values.append(value)
+        rows = [*(self._index.get(v, UNKNOWN_ROW) for v in unique), MISSING_ROW]
+        table: npt.NDArray[np.int32] = np.array(rows, dtype=np.int32)
+        if grow and times is not None and len(unique):
+            self._see(table, codes, times)
+        encoded_rows: npt.NDArray[np.int32] = table[codes]
+        return encoded_rows
+
+    def _typed(self, values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if pa.types.is_null(values.type):
+            return values.cast(self._type or pa.string())
+        if pa.types.is_integer(values.type):
+            kind = pa.int64()
+        elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            kind = pa.string()
+        else:
+            raise InputError(
+                f"vocabulary '{self.name}': raw values are {values.type}; expected integers or "
+                "strings; cast the column first"
+            )
+        if self._type is None:
+            self._type = kind
+        if kind != self._type:
+            raise InputError(
+                f"vocabulary '{self.name}': raw values are {kind}, but earlier ones were "
+                f"{self._type}; use one type everywhere"
+            )
+        return values.cast(kind)
+
+    def _see(
+        self, table: npt.NDArray[Any], codes: npt.NDArray[Any], times: npt.NDArray[np.int64]
+    ) -> None:
+        grown = np.full(len(self._values), _NEVER, dtype=np.int64)
+        grown[: len(self._first_seen)] = self._first_seen
+        earliest = np.full(len(table), _NEVER, dtype=np.int64)
+        np.minimum.at(earliest, codes, times)
+        known = table[:-1] - NUM_RESERVED
+        grown[known] = np.minimum(grown[known], earliest[:-1])
+        self._first_seen = grown
+
+    def decode(self, index: npt.NDArray[Any]) -> pa.Array:
+        """Return the raw value of each index ``[N]``; null for 0 and 1."""
+        return self.values.take(pa.array(np.where(index < len(self), index, UNKNOWN_ROW)))
+
+    @property
+    def first_seen_ms(self) -> pa.Array:
+        """Earliest time of each row in ms; null where never seen in a request."""
+        times = np.full(len(self), _NEVER, dtype=np.int64)
+        times[NUM_RESERVED : NUM_RESERVED + len(self._first_seen)] = self._first_seen
+        return pa.array(times, mask=times == _NEVER)
+
+    def digest(self, size: int | None = None) -> str:
+        """Return a fingerprint of the first ``size`` rows: equal prefix, equal indices."""
+        prefix = self._values[: (size or len(self)) - NUM_RESERVED]
+        text = f"{self._type}\n" + "\n".join(map(repr, prefix))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write ``value, index, first_seen_ms`` as Parquet."""
+        index = pa.array(np.arange(len(self), dtype=np.int32))
+        write_table(
+            pa.table({"value": self.values, "index": index, "first_seen_ms": self.first_seen_ms}),
+            path,
+        )
+
+    @classmethod
+    def load(cls, path: Path, name: str) -> Vocabulary:
+        """Read a vocabulary; an index out of place or a repeated value is an error."""
+        table = read_table(path, ("value", "index", "first_seen_ms"))
+        times = pc.fill_null(table["first_seen_ms"], _NEVER).to_numpy()
+        if not np.array_equal(table["index"].to_numpy(), np.arange(table.num_rows)):
+            raise InputError(f"{path}: column 'index' is not 0, 1, 2, ...; the file is damaged")
+        return cls.of(table["value"].combine_chunks(), name, times, where=str(path))
+
+    @classmethod
+    def of(
+        cls,
+        values: pa.Array,
+        name: str,
+        first_seen_ms: npt.NDArray[np.int64] | None = None,
+        *,
+        where: str = "",
+    ) -> Vocabulary:
+        """Make a vocabulary from all its raw values, the two reserved rows first."""
+        vocab = cls(name)
+        vocab._type = values.type
+        vocab._values = values.to_pylist()[NUM_RESERVED:]
+        vocab._index = {value: NUM_RESERVED + i for i, value in enumerate(vocab._values)}
+        where = where or f"vocabulary '{name}'"
+        if len(values) < NUM_RESERVED or values[:NUM_RESERVED].null_count != NUM_RESERVED:
+            raise InputError(f"{where}: rows 0 and 1 are reserved and must be null")
+        if None in vocab._index or len(vocab._index) != len(vocab._values):
+            raise InputError(f"{where}: a raw value is null or stands twice; the file is damaged")
+        if first_seen_ms is not None:
+            vocab._first_seen = np.asarray(first_seen_ms[NUM_RESERVED:], dtype=np.int64)
+        return vocab

@@ -5,6 +5,9 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
 pytest_collect_file = (
-    Sybil(parsers=[DocTestParser()], pattern="src/**/*.py", path=".")
-    + Sybil(parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["README.md", "docs/**/*.md"])
+    Sybil(parsers=[DocTestParser()], pattern="*.py", path="src")
+    + Sybil(
+        parsers=[PythonCodeBlockParser(), SkipParser()],
+        patterns=["README.md", "docs/*.md", "docs/*/*.md"],
+    )
 ).pytest()

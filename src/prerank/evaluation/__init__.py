@@ -1,0 +1,1 @@
+"""Evaluation: truths, protocol, statistics and cost."""

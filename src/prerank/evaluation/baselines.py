@@ -1,0 +1,156 @@
+"""Scorers that learn nothing beyond counts: the rows every table of results needs.
+
+``random``, ``popularity`` (times shown in training), ``item_mean`` (smoothed rate of engagement),
+``item_mean:LABEL`` (smoothed mean of a label), ``item_mean+user_mean``, ``slot`` (place in the
+log's list), ``slate_size`` (fewer candidates first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from prerank.batch import Evidence
+from prerank.errors import InputError, did_you_mean
+from prerank.evaluation.collect import Kind, Scorer, Scores
+from prerank.log import Columns, Log, Part
+from prerank.log.columns import CANDIDATES
+from prerank.log.evidence import build_evidence
+from prerank.rng import stream, uniform
+
+__all__ = ["DEFAULT_BASELINES", "make_baselines"]
+
+DEFAULT_BASELINES = ("random", "popularity", "item_mean", "item_mean+user_mean")
+_SIMPLE = ("random", "popularity", "item_mean", "item_mean+user_mean", "slot", "slate_size")
+_PRIOR = 10.0
+_RANDOM = stream("baseline/random")
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """Smoothed means by index: ``(sum + prior * mean) / (count + prior)``."""
+
+    value: Floats
+    count: Floats
+
+    @classmethod
+    def of(cls, index: npt.NDArray[np.int64], values: Floats, size: int) -> _Means:
+        count = np.bincount(index, minlength=size).astype(np.float64)
+        total = np.bincount(index, weights=values, minlength=size)
+        mean = float(values.mean()) if len(values) else 0.0
+        return cls((total + _PRIOR * mean) / (count + _PRIOR), count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Random:
+    seed: int
+    kind: Kind = "score"
+
+    def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
+        lengths = np.diff(columns.groups[CANDIDATES].offsets)
+        row = np.repeat(columns.scalars["row"], lengths)
+        return uniform(self.seed, _RANDOM, row, evidence.item.numpy())[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    item: Floats
+    user: Floats | None = None
+    kind: Kind = "score"
+
+    def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
+        scores = self.item[evidence.item.numpy()]
+        if self.user is not None:
+            lengths = np.diff(columns.groups[CANDIDATES].offsets)
+            scores = scores + np.repeat(self.user[evidence.user.numpy()], lengths)
+        return np.asarray(scores[:, None])
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Minus the place in the log's list, or the length of the list."""
+
+    size: bool
+    kind: Kind = "score"
+
+    def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
+        offsets = columns.groups[CANDIDATES].offsets
+        lengths = np.diff(offsets)
+        if self.size:
+            return -np.repeat(lengths, lengths).astype(np.float64)[:, None]
+        place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        if "exposed" in evidence.ranks:
+            slot = evidence.ranks["exposed"].numpy()
+            place = np.where(slot >= 0, slot, place)
+        return -place.astype(np.float64)[:, None]
+
+
+def make_baselines(
+    names: Iterable[str], train: Part | None, log: Log, seed: int
+) -> dict[str, Scorer]:
+    """Return the named baselines, counted on the training part of the evaluated log.
+
+    Raises
+    ------
+    InputError
+        An unknown name; a counted baseline without a training part.
+    """
+    names = tuple(names)
+    labels = [label.name for label in log.schema.labels]
+    known = (*_SIMPLE, *(f"item_mean:{label}" for label in labels))
+    for name in names:
+        if name not in known:
+            raise InputError(f"baseline '{name}' is not known; {did_you_mean(name, known)}")
+    scorers: dict[str, Scorer] = {}
+    counted = [n for n in names if n.startswith("item_mean") or n == "popularity"]
+    means: dict[str, tuple[_Means, _Means]] = {}
+    if counted:
+        if train is None:
+            raise InputError(
+                f"baseline '{counted[0]}' needs a 'train' part; run: prerank data split"
+            )
+        wanted = {n.partition(":")[2] for n in counted}
+        means = _count(train, log, wanted)
+    for name in names:
+        match name:
+            case "random":
+                scorers[name] = _Random(seed)
+            case "slot" | "slate_size":
+                scorers[name] = _Place(size=name == "slate_size")
+            case "popularity":
+                scorers[name] = _Lookup(means[""][0].count)
+            case "item_mean+user_mean":
+                scorers[name] = _Lookup(means[""][0].value, means[""][1].value)
+            case _:
+                scorers[name] = _Lookup(means[name.partition(":")[2]][0].value)
+    return scorers
+
+
+def _count(train: Part, log: Log, labels: Iterable[str]) -> dict[str, tuple[_Means, _Means]]:
+    collected: dict[str, list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]]] = {
+        label: [] for label in labels
+    }
+    collected.setdefault("", [])
+    for columns in train.columns(4096):
+        evidence = build_evidence(columns, log.schema, log.schema)
+        lengths = np.diff(columns.groups[CANDIDATES].offsets)
+        user = np.repeat(evidence.user.numpy(), lengths)
+        item = evidence.item.numpy()
+        for label, rows in collected.items():
+            values = evidence.labels[label] if label else evidence.engaged
+            y = values.numpy().astype(np.float64)
+            known = ~np.isnan(y)
+            rows.append((item[known], user[known], y[known]))
+    result = {}
+    for label, rows in collected.items():
+        item, user, y = (np.concatenate([r[k] for r in rows]) for k in range(3))
+        result[label] = (
+            _Means.of(item, y, log.schema.size("item")),
+            _Means.of(user, y, log.schema.size("user")),
+        )
+    return result

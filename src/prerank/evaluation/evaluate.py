@@ -1,0 +1,192 @@
+"""Evaluate models, cascades and baselines side by side on one part of a log."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from prerank.batch import POSITIVE
+from prerank.cascade import Cascade
+from prerank.errors import InputError
+from prerank.evaluation.baselines import DEFAULT_BASELINES, make_baselines
+from prerank.evaluation.collect import CascadeScorer, Collected, ModelScorer, Scorer, collect
+from prerank.evaluation.cost import Cost, measure_cost
+from prerank.evaluation.measures import Measure, compare, measure
+from prerank.evaluation.statistics import Difference, Estimate
+from prerank.log import Log, Part
+from prerank.models.base import Model
+
+__all__ = ["Evaluation", "RunResult", "evaluate"]
+
+DEFAULT_KS = (10, 50, 100)
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One scorer's row: metrics by key, cost where it is a model, what was skipped and why."""
+
+    metrics: dict[str, Estimate]
+    cost: Cost | None
+    skipped: dict[str, str]
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """Results of several scorers on the same part.
+
+    Parameters
+    ----------
+    runs : dict of str to RunResult
+        Models and cascades first, then baselines.
+    differences : dict of str to dict of key to Difference
+        ``"a - b"``: paired, same users resampled together; every run minus every other row.
+    counts : dict of str to int
+        Requests, candidates, positives, requests without a positive, dropped users.
+    log, part, seed
+        What was evaluated.
+    """
+
+    runs: dict[str, RunResult]
+    differences: dict[str, dict[str, Difference]]
+    counts: dict[str, int]
+    log: str
+    part: str
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; a number that does not exist is null."""
+        values: dict[str, Any] = _without_nan(msgspec.to_builtins(self))
+        return values
+
+    def value(self, run: str, key: str) -> float:
+        """Return one number, NaN where it was skipped."""
+        found = self.runs[run].metrics.get(key)
+        return found.value if found else float("nan")
+
+    def __str__(self) -> str:
+        from prerank.evaluation.show import as_text
+
+        return as_text(self)
+
+
+def evaluate(
+    scorers: Model | Cascade | Mapping[str, Model | Cascade | Scorer],
+    part: Part,
+    *,
+    baselines: Sequence[str] = DEFAULT_BASELINES,
+    ks: Sequence[int] = DEFAULT_KS,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    cost: bool = True,
+    device: str = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Score a part once with every scorer and compare them.
+
+    Parameters
+    ----------
+    scorers : Model, Cascade, or mapping of name to Model, Cascade or Scorer
+        What to evaluate.
+    part : Part
+        The requests; a part the scorers were not trained on.
+    baselines : sequence of str
+        Rows to put beside them, counted on the log's ``train`` part.
+    ks : sequence of int
+        Cut-offs of recall and NDCG; those that keep all candidates of half of the requests are
+        skipped with the reason.
+    num_resamples, seed : int
+        Of the user bootstrap (95 % intervals).
+    cost : bool
+        Whether to time the models.
+
+    Returns
+    -------
+    Evaluation
+        ``print`` shows a table.
+
+    Raises
+    ------
+    InputError
+        An untrained model, an empty part, a baseline that cannot be had.
+    """
+    log = part.log
+    if isinstance(scorers, Model | Cascade):
+        scorers = {type(scorers).__name__: scorers}
+    named: dict[str, Scorer] = {}
+    for name, scorer in scorers.items():
+        match scorer:
+            case Model():
+                named[name] = ModelScorer(scorer, device)
+            case Cascade():
+                named[name] = CascadeScorer(scorer, device)
+            case _:
+                named[name] = scorer
+    train = log["train"] if "train" in log.parts else None
+    for name, baseline in make_baselines(baselines, train, log, seed).items():
+        if name in named:
+            raise InputError(f"evaluate: a run is named '{name}' like a baseline; rename the run")
+        named[name] = baseline
+    data = collect(part, named, progress=progress)
+    measures: dict[str, dict[str, Measure]] = {}
+    runs: dict[str, RunResult] = {}
+    for name, scorer in named.items():
+        found, skipped = measure(data, name, log.schema, ks, seed)
+        measures[name] = found
+        timed = _cost(scorer, part, device) if cost else None
+        estimates = {key: m.estimate(num_resamples, seed) for key, m in found.items()}
+        runs[name] = RunResult(metrics=estimates, cost=timed, skipped=skipped)
+    own = list(scorers)
+    pairs = [*itertools.combinations(own, 2), *itertools.product(own, list(named)[len(own) :])]
+    differences = {
+        f"{a} - {b}": compare(measures[a], measures[b], num_resamples, seed) for a, b in pairs
+    }
+    return Evaluation(
+        runs=runs,
+        differences=differences,
+        counts=_counts(data, measures, log),
+        log=str(log.path),
+        part=part.name,
+        seed=seed,
+    )
+
+
+def _cost(scorer: Scorer, part: Part, device: str) -> Cost | None:
+    if not isinstance(scorer, ModelScorer) or scorer.model.transforms is None:
+        return None
+    columns = next(part.columns(64))
+    batch = scorer.model.transforms.batch(columns, part.log)
+    if not batch.num_candidates:
+        return None
+    return measure_cost(scorer.model, batch.inputs.to(device))
+
+
+def _counts(
+    data: Collected, measures: Mapping[str, Mapping[str, Measure]], log: Log
+) -> dict[str, int]:
+    positive = data.source == POSITIVE
+    with_positive = len(np.unique(data.request_of[positive]))
+    counts = {
+        "requests": len(data.row),
+        "candidates": len(data.item),
+        "users": len(np.unique(data.user)),
+        "positives": int(positive.sum()),
+        "requests_without_positive": len(data.row) - with_positive,
+    }
+    for code, source in enumerate(log.schema.source_names):
+        counts[f"negatives:{source}"] = int((data.source == code).sum())
+    for found in measures.values():
+        if "gauc/T1" in found:
+            counts["users_of_one_class"] = found["gauc/T1"].num_undefined
+            break
+    return counts
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,88 @@
+"""An evaluation as a table for people."""
+
+from __future__ import annotations
+
+import io
+import math
+
+from rich.console import Console
+from rich.table import Table
+
+from prerank.evaluation.evaluate import Evaluation
+from prerank.evaluation.statistics import Difference, Estimate
+
+__all__ = ["as_text", "cost_table", "difference_table", "metric_table"]
+
+_FIRST = ("gauc/T1", "auc/T1", "request_auc/source:exposed", "ne/T1", "ece/T1", "mrr/T1")
+
+
+def columns_of(evaluation: Evaluation) -> list[str]:
+    """Return the metric keys worth a column, in order."""
+    every = {key for run in evaluation.runs.values() for key in run.metrics}
+    first = [key for key in _FIRST if key in every]
+    cut = sorted(
+        (k for k in every if k.startswith(("recall@", "ndcg@")) and k.endswith("/T1")),
+        key=lambda k: (k.split("@")[0] == "ndcg", int(k.split("@")[1].split("/")[0])),
+    )
+    sources = [f"gauc/source:{s}" for s in ("exposed", "rank", "prerank", "random")]
+    sources += sorted(k for k in every if k.startswith("gauc/source:") and k not in sources)
+    only_exposed = not any(k in every for k in sources if k != "gauc/source:exposed")
+    return first + cut + ([] if only_exposed else [k for k in sources if k in every])
+
+
+def metric_table(evaluation: Evaluation) -> Table:
+    """Return one row per scorer, one column per metric."""
+    table = Table(title=f"{evaluation.log}, part {evaluation.part}", title_justify="left")
+    table.add_column("scorer", no_wrap=True)
+    keys = columns_of(evaluation)
+    for key in keys:
+        table.add_column(key.replace("/", "\n", 1), justify="right")
+    for name, run in evaluation.runs.items():
+        table.add_row(name, *(_short(run.metrics.get(key)) for key in keys))
+    return table
+
+
+def _short(estimate: Estimate | None) -> str:
+    return "-" if estimate is None or math.isnan(estimate.value) else f"{estimate.value:.4f}"
+
+
+def difference_table(evaluation: Evaluation, key: str = "gauc/T1") -> Table:
+    """Return the paired differences of one metric with their intervals."""
+    title = f"paired differences of {key}, 95 % interval over users"
+    table = Table(title=title, title_justify="left")
+    for name in ("difference", "value", "low", "high", "p"):
+        table.add_column(name, justify="left" if name == "difference" else "right", no_wrap=True)
+    for pair, found in evaluation.differences.items():
+        if key in found:
+            table.add_row(pair, *_difference(found[key]))
+    return table
+
+
+def _difference(d: Difference) -> tuple[str, ...]:
+    return (f"{d.value:+.4f}", f"{d.low:+.4f}", f"{d.high:+.4f}", f"{d.p_value:.3g}")
+
+
+def cost_table(evaluation: Evaluation) -> Table:
+    """Return what each model costs."""
+    table = Table(title="cost on this machine (medians)", title_justify="left")
+    table.add_column("model", no_wrap=True)
+    names = ("us_per_request", "us_per_item", "us_per_candidate", "flops_per_candidate")
+    for name in (*names, "params_dense", "params_table"):
+        table.add_column(name.replace("_per_", " per ").replace("_", " "), justify="right")
+    for name, run in evaluation.runs.items():
+        if run.cost is not None:
+            c = run.cost
+            numbers = [f"{getattr(c, n):,.2f}" for n in names[:3]]
+            numbers += [f"{c.flops_per_candidate:,.0f}", f"{c.params_dense:,}"]
+            table.add_row(name, *numbers, f"{c.params_table:,}")
+    return table
+
+
+def as_text(evaluation: Evaluation, width: int = 160) -> str:
+    """Return the tables as plain text."""
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None)
+    console.print(metric_table(evaluation))
+    if evaluation.differences:
+        console.print(difference_table(evaluation))
+    return out.getvalue()

@@ -12,7 +12,16 @@ from prerank.errors import InputError, did_you_mean
 __all__ = ["Config", "from_values", "to_values"]
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _KeywordOnly(msgspec.StructMeta):
+    """Subclasses inherit ``frozen`` and ``forbid_unknown_fields``, but not ``kw_only``."""
+
+    def __new__(cls, *args: Any, **options: Any) -> _KeywordOnly:
+        return super().__new__(cls, *args, **{"kw_only": True, **options})
+
+
+class Config(
+    msgspec.Struct, metaclass=_KeywordOnly, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
     """Base of every configuration: immutable, keyword-only, unknown keys refused.
 
     A configurable class owns a nested ``Config`` with a ``build`` method; what ``build`` needs

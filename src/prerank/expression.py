@@ -33,12 +33,12 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Array, Array], npt.NDArray[np.bool_]]]
 def _parse(text: str) -> ast.expr:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        _check(tree, text)
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
         raise InputError(
             f"expression '{text}': not understood; expected labels, numbers, comparisons, "
             "and, or, not (for example: click or watch_ms >= 10000)"
         ) from None
-    _check(tree, text)
     return tree
 
 
@@ -55,6 +55,11 @@ def _check(node: ast.expr, text: str) -> None:
             for side in (left, *rights):
                 if not isinstance(side, ast.Name):
                     _number(side, text)
+            if not any(isinstance(side, ast.Name) for side in (left, *rights)):
+                raise InputError(
+                    f"expression '{text}': '{ast.unparse(node)}' compares no label; "
+                    "expected a label on one side"
+                )
         case ast.Name():
             pass
         case _:
@@ -68,8 +73,9 @@ def _check(node: ast.expr, text: str) -> None:
 def _number(node: ast.expr, text: str) -> float:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_number(node.operand, text)
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return float(node.value)
+    value = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
     raise InputError(
         f"expression '{text}': '{ast.unparse(node)}' is not allowed in a comparison; "
         "expected a label or a number"
@@ -90,7 +96,7 @@ def names(text: str) -> tuple[str, ...]:
     ('click', 'watch_ms', 'skip')
     """
     nodes = [node for node in ast.walk(_parse(text)) if isinstance(node, ast.Name)]
-    nodes.sort(key=lambda node: node.col_offset)
+    nodes.sort(key=lambda node: (node.lineno, node.col_offset))
     return tuple(dict.fromkeys(node.id for node in nodes))
 
 

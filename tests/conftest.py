@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("house", deadline=None)  # a busy machine is not a failed property
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

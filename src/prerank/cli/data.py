@@ -62,12 +62,23 @@ def import_(
 
     Example: prerank data import movielens ml-1m.zip logs/ml1m
     """
-    from prerank import adapters
+    import inspect
 
-    adapter = adapters.get(name)
+    from prerank import adapters
+    from prerank.errors import InputError, did_you_mean
+
+    adapter: Any = adapters.get(name)
     options = assignments(values)
+    known = [
+        p.name
+        for p in inspect.signature(adapter).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name != "progress"
+    ]
+    for key in options:
+        if key not in known:
+            raise InputError(f"--set {key}: {name} has no such option; {did_you_mean(key, known)}")
     with track("importing", None) as progress:
-        report = adapters.call(adapter, src, out, options, progress)
+        report = adapter(src, out, progress=progress, **options)
     _written(out, report, as_json)
 
 

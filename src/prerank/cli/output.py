@@ -1,4 +1,4 @@
-"""What commands print: one JSON object on stdout for machines, tables for people, errors in a line."""
+"""What commands print: JSON for machines on stdout, tables for people, progress on stderr."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def print_table(*tables: Any) -> None:
 
 
 @contextlib.contextmanager
-def track(what: str, total: int | None, *, unit: str = "requests") -> Iterator[Callable[[int], None]]:
+def track(
+    what: str, total: int | None, *, unit: str = "requests"
+) -> Iterator[Callable[[int], None]]:
     """Show progress on stderr when it is a terminal; yields what to call with each advance."""
     if not sys.stderr.isatty():
         yield lambda amount: None

@@ -1,0 +1,6 @@
+"""Benchmarks that users run on their own machine; each prints its context."""
+
+from prerank.bench.data import bench_data
+from prerank.bench.machine import describe_machine
+
+__all__ = ["bench_data", "describe_machine"]

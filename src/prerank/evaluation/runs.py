@@ -1,0 +1,102 @@
+"""Folders to scorers: runs of one model, and cascades that name the runs of their tiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from prerank.cascade import Cascade, Tier
+from prerank.errors import InputError
+from prerank.log import Part, RowRanges
+from prerank.log.files import read_json, write_json
+from prerank.models.base import Model
+from prerank.training import load_run, read_run
+
+__all__ = ["CascadeFile", "TierFile", "load_runs", "load_scorer", "save_cascade"]
+
+_CASCADE = "cascade.json"
+
+
+class TierFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One tier of ``cascade.json``: a run's folder, relative to the file, and its rule."""
+
+    run: str
+    forward: float | int | None = None
+    value: dict[str, float] = {}
+
+
+class CascadeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of ``cascade.json``."""
+
+    tiers: list[TierFile]
+
+
+def save_cascade(folder: str | Path, tiers: Sequence[TierFile]) -> None:
+    """Write a cascade of trained runs as a folder that ``evaluate`` takes like a run."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(CascadeFile(list(tiers)), folder / _CASCADE)
+
+
+def load_scorer(folder: Path) -> Model | Cascade:
+    """Load a run or a cascade.
+
+    Raises
+    ------
+    InputError
+        Neither is there, or it is damaged or incomplete.
+    """
+    if not (folder / _CASCADE).is_file():
+        return load_run(folder)
+    file = read_json(folder / _CASCADE, CascadeFile)
+    return Cascade([Tier(load_run(folder / t.run), t.forward, t.value) for t in file.tiers])
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not (folder / _CASCADE).is_file():
+        return [folder]
+    return [folder / t.run for t in read_json(folder / _CASCADE, CascadeFile).tiers]
+
+
+def load_runs(
+    folders: Sequence[Path], part: Part, *, allow_seen: bool = False
+) -> dict[str, Model | Cascade]:
+    """Load several runs or cascades to be evaluated on a part.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Each is named by its last component, by the whole path where two share it.
+    part : Part
+        What they will be evaluated on.
+    allow_seen : bool
+        Accept a part that a run was trained on.
+
+    Raises
+    ------
+    InputError
+        A folder that is no complete run; rows of the part that a run was trained on.
+    """
+    names = [folder.name or str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    if not allow_seen:
+        for folder in folders:
+            for run in _folders(folder):
+                _refuse_seen(run, part)
+    return {name: load_scorer(folder) for name, folder in zip(names, folders, strict=True)}
+
+
+def _refuse_seen(folder: Path, part: Part) -> None:
+    trained = read_run(folder).parts["train"]
+    if trained.log_id != part.log.schema.lineage.log_id:
+        return
+    seen = RowRanges(np.array(trained.rows, dtype=np.int64)).overlap(part.rows)
+    if seen:
+        raise InputError(
+            f"{folder}: trained on {seen:,} of the {part.num_requests:,} requests of part "
+            f"'{part.name}'; evaluate another part, or give --allow-seen"
+        )

@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from prerank.batch import RequestBatch
+from prerank.schema import Schema
+
 torch.set_num_threads(1)
 settings.register_profile("house", deadline=None)  # a busy machine is not a failed property
 settings.load_profile("house")
+
+# Test folders are no packages, so the builders are loaded by path.
+_SPEC = importlib.util.spec_from_file_location("batches", Path(__file__).with_name("batches.py"))
+_BATCHES = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_BATCHES)
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., RequestBatch]:
+    """``make_batch(schema, num_requests=..., seed=..., dtype=...)``: a random batch."""
+    return _BATCHES.make_batch
+
+
+@pytest.fixture(scope="session")
+def schemas() -> dict[str, Schema]:
+    """Small schemas by name, from item ids only (``bare``) to every owner and kind (``rich``)."""
+    return _BATCHES.SCHEMAS
+
+
+@pytest.fixture(params=sorted(_BATCHES.SCHEMAS))
+def any_schema(request: pytest.FixtureRequest) -> Schema:
+    """Each of the small schemas in turn."""
+    return _BATCHES.SCHEMAS[request.param]
 
 
 @pytest.fixture(scope="session")

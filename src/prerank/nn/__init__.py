@@ -1,0 +1,20 @@
+"""Blocks that several models share; each works on CPU or GPU, in float32 or float64."""
+
+from prerank.nn.features import FeatureEncoder, used_features
+from prerank.nn.history import Histories, HistoryPooling
+from prerank.nn.linear import RowKind, SplitLinear
+from prerank.nn.mlp import MLP, finish, linear
+from prerank.nn.tables import FusedTables
+
+__all__ = [
+    "MLP",
+    "FeatureEncoder",
+    "FusedTables",
+    "Histories",
+    "HistoryPooling",
+    "RowKind",
+    "SplitLinear",
+    "finish",
+    "linear",
+    "used_features",
+]

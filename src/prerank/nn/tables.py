@@ -1,0 +1,146 @@
+"""All embedding tables of a model in one parameter.
+
+Shapes: ``V`` vocabularies, ``N`` rows looked up, ``C`` columns of ids, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prerank.config import Config as BaseConfig
+from prerank.jagged import Jagged
+from prerank.schema import NUM_RESERVED, Feature, Schema
+
+__all__ = ["FusedTables"]
+
+
+class FusedTables(nn.Module):
+    """The embeddings of every vocabulary, stacked in one parameter ``weight [rows, D]``.
+
+    One parameter means one lookup for all columns of an owner and one sparse gradient for the
+    optimiser. Features that share a vocabulary share its rows. Training finds tables by
+    ``isinstance(module, FusedTables)`` and gives them a sparse row-wise optimiser.
+
+    The two reserved rows (missing, unknown) start at zero: an id that training never met then
+    adds nothing, instead of noise.
+
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        Rows of every vocabulary, the reserved ones included.
+    config : FusedTables.Config
+        Width, initial standard deviation, and whether gradients are sparse.
+
+    Examples
+    --------
+    >>> tables = FusedTables.Config(dim=4).build({"user": 5, "item": 10})
+    >>> columns = tables.columns(["item", "user"])
+    >>> tables(torch.tensor([[9, 4], [2, 3]]), columns).shape
+    torch.Size([2, 2, 4])
+    """
+
+    class Config(BaseConfig, frozen=True):
+        """Width ``dim``, standard deviation of the initial normal, sparse gradients or dense."""
+
+        dim: int = 16
+        init_std: float = 0.05
+        sparse: bool = True
+
+        def build(self, sizes: Mapping[str, int]) -> FusedTables:
+            """Make tables of the given sizes."""
+            return FusedTables(sizes, self)
+
+        def build_for(self, schema: Schema, features: Iterable[Feature]) -> FusedTables:
+            """Make tables for the vocabularies that the categorical ones of features read."""
+            kinds = ("categorical", "multi")
+            return FusedTables(
+                {f.vocab: schema.size(f.vocab) for f in features if f.kind in kinds}, self
+            )
+
+    starts: Tensor
+    sizes: Tensor
+
+    def __init__(self, sizes: Mapping[str, int], config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabularies = tuple(sizes)
+        self._index = {name: k for k, name in enumerate(sizes)}
+        sizes_V = torch.tensor(list(sizes.values()), dtype=torch.int64)
+        self.register_buffer("sizes", sizes_V, persistent=False)
+        self.register_buffer("starts", sizes_V.cumsum(0) - sizes_V, persistent=False)
+        self.weight = nn.Parameter(torch.empty(int(sizes_V.sum()), config.dim))
+        self.reset_parameters()
+
+    @property
+    def dim(self) -> int:
+        """Width ``D`` of an embedding."""
+        return self.config.dim
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew: normal, zero in the reserved rows."""
+        with torch.no_grad():
+            self.weight.normal_(std=self.config.init_std)
+            for start in self.starts.tolist():
+                self.weight[start : start + NUM_RESERVED].zero_()
+
+    def columns(self, vocabularies: Iterable[str]) -> Tensor:
+        """Return the numbers ``[C]`` int64 by which lookups name vocabularies."""
+        return torch.tensor([self._index[name] for name in vocabularies], dtype=torch.int64)
+
+    def rows_of(self, vocabulary: str) -> slice:
+        """Return the rows of ``weight`` that hold a vocabulary."""
+        k = self._index[vocabulary]
+        start = int(self.starts[k])
+        return slice(start, start + int(self.sizes[k]))
+
+    def forward(self, ids: Tensor, columns: Tensor) -> Tensor:
+        """Look up ids, column ``c`` in vocabulary ``columns[c]``.
+
+        Parameters
+        ----------
+        ids : Tensor ``[N, C]`` int64
+            Vocabulary rows. The log maps raw values, so an id out of range is a bug, not input.
+        columns : Tensor ``[C]`` int64
+            From :meth:`columns`.
+
+        Returns
+        -------
+        Tensor ``[N, C, D]``
+        """
+        assert self._in_range(ids, columns), "id outside its vocabulary"
+        return F.embedding(ids + self.starts[columns], self.weight, sparse=self.config.sparse)
+
+    def pooled(self, ids: Jagged, column: Tensor) -> Tensor:
+        """Return the mean embedding of each row of ids, ``[N, D]``; empty rows give 0.
+
+        Parameters
+        ----------
+        ids : Jagged of int64, ``N`` rows
+            Vocabulary rows.
+        column : Tensor ``[1]`` int64
+            From :meth:`columns`.
+        """
+        assert self._in_range(ids.values.unsqueeze(1), column), "id outside its vocabulary"
+        return F.embedding_bag(
+            ids.values + self.starts[column],
+            self.weight,
+            ids.offsets,
+            mode="mean",
+            sparse=self.config.sparse,
+            include_last_offset=True,
+        )
+
+    def _in_range(self, ids: Tensor, columns: Tensor) -> bool:
+        # A look at the values would stall an accelerator and break a compiled graph.
+        if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+            return True
+        low_C, high_C = ids.aminmax(dim=0)
+        return bool((low_C >= 0).all() and (high_C < self.sizes[columns]).all())
+
+    def extra_repr(self) -> str:
+        """Describe the tables in ``repr(model)``."""
+        return f"{len(self.vocabularies)} vocabularies, {tuple(self.weight.shape)}"

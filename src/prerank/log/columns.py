@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CANDIDATES", "Array", "Columns", "Group", "history_key"]
+__all__ = [
+    "CANDIDATES",
+    "Array",
+    "Columns",
+    "Group",
+    "first_bad_row",
+    "goes_back",
+    "history_key",
+]
 
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
@@ -31,6 +39,34 @@ def history_key(stream: str) -> str:
     'history.clicks'
     """
     return f"history.{stream}"
+
+
+def goes_back(times: Array, offsets: Index) -> npt.NDArray[np.bool_]:
+    """Return which values ``[N]`` are less than the one before them in their row.
+
+    Examples
+    --------
+    >>> goes_back(np.array([5, 4, 1, 2]), np.array([0, 2, 4]))
+    array([False,  True, False, False])
+    """
+    back = np.zeros(len(times), dtype=np.bool_)
+    back[1:] = times[1:] < times[:-1]
+    starts = offsets[:-1]
+    back[starts[starts < len(times)]] = False
+    return back
+
+
+def first_bad_row(bad: npt.NDArray[np.bool_], offsets: Index) -> int | None:
+    """Return the first row that holds a marked value ``[N]``, or None.
+
+    Examples
+    --------
+    >>> first_bad_row(np.array([False, False, True]), np.array([0, 2, 2, 3]))
+    2
+    """
+    if not bad.any():
+        return None
+    return int(np.searchsorted(offsets, int(bad.argmax()), side="right")) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +138,8 @@ class Columns:
 
     Examples
     --------
-    >>> rows = Columns(
-    ...     {"row": np.arange(2)}, {"candidates": Group(np.array([0, 1, 3]), {"item": np.arange(3)})}
-    ... )
+    >>> group = Group(np.array([0, 1, 3]), {"item": np.arange(3)})
+    >>> rows = Columns({"row": np.arange(2)}, {"candidates": group})
     >>> rows.take(np.array([1])).groups["candidates"].values["item"]
     array([1, 2])
     """

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prerank.errors import InputError
-from prerank.log.columns import Array, Columns, Group
-from prerank.log.files import DAMAGED, PARQUET_ERRORS
-from prerank.log.layout import Column
+from prerank.log.columns import Array, Columns, Group, first_bad_row
+from prerank.log.files import DAMAGED, PARQUET_ERRORS, first_line
+from prerank.log.layout import ARROW, Column
 from prerank.schema import Schema
 
-__all__ = ["decode", "open_part", "read_row_group"]
+__all__ = ["decode", "list_ends", "open_part", "read_row_group", "to_numpy"]
 
 
 def open_part(path: Path) -> pq.ParquetFile:
@@ -27,7 +27,7 @@ def open_part(path: Path) -> pq.ParquetFile:
     except FileNotFoundError:
         raise InputError(f"{path}: not found; {DAMAGED}") from None
     except PARQUET_ERRORS as error:
-        raise InputError(f"{path}: cannot be opened ({_line(error)}); {DAMAGED}") from None
+        raise InputError(f"{path}: cannot be opened ({first_line(error)}); {DAMAGED}") from None
 
 
 def read_row_group(
@@ -35,14 +35,15 @@ def read_row_group(
 ) -> pa.Table:
     """Read one row group of a part file."""
     names = [c.name for c in columns]
-    absent = [name for name in names if name not in file.schema_arrow.names]
+    present = set(file.schema_arrow.names)
+    absent = [name for name in names if name not in present]
     if absent:
         raise InputError(f"{path}: no column '{absent[0]}', which schema.json declares; {DAMAGED}")
     try:
         table = file.read_row_group(index, columns=names, use_threads=False)
     except PARQUET_ERRORS as error:
         raise InputError(
-            f"{path}: row group {index} cannot be read ({_line(error)}); {DAMAGED}"
+            f"{path}: row group {index} cannot be read ({first_line(error)}); {DAMAGED}"
         ) from None
     if table.num_rows != expected_rows:
         raise InputError(
@@ -50,10 +51,6 @@ def read_row_group(
             f"{DAMAGED}"
         )
     return table
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def decode(
@@ -74,38 +71,48 @@ def decode(
         array = table[column.name].combine_chunks()
         at = f"{where}: column '{column.name}'"
         if column.shape == "scalar":
-            scalars[column.name] = _numpy(array, column, schema, at)
+            scalars[column.name] = to_numpy(array, column, schema, at)
             continue
-        if not pa.types.is_list(array.type) or array.null_count:
-            raise InputError(f"{at} is not a list in every row; {DAMAGED}")
-        ends = array.offsets.to_numpy().astype(np.int64)
-        ends, flat = ends - ends[0], array.flatten()
+        ends, flat = list_ends(array, column, at)
         if column.dim:
-            if len(flat) != table.num_rows * column.dim:
-                raise InputError(f"{at} is not {column.dim} wide in every row; {DAMAGED}")
-            scalars[column.name] = _numpy(flat, column, schema, at).reshape(-1, column.dim)
+            scalars[column.name] = to_numpy(flat, column, schema, at).reshape(-1, column.dim)
             continue
         if not np.array_equal(offsets.setdefault(column.group, ends), ends):
             raise InputError(f"{at} has lists of another length than '{column.group}'; {DAMAGED}")
-        values.setdefault(column.group, {})[column.key] = _numpy(flat, column, schema, at)
+        values.setdefault(column.group, {})[column.key] = to_numpy(flat, column, schema, at)
     groups = {name: Group(offsets[name], values[name]) for name in values}
     result = Columns(scalars, groups)
     _check_histories(result, where)
     return result
 
 
-def _numpy(array: pa.Array, column: Column, schema: Schema, at: str) -> npt.NDArray[Any]:
+def list_ends(array: pa.Array, column: Column, at: str) -> tuple[npt.NDArray[np.int64], pa.Array]:
+    """Return offsets ``[R + 1]`` from 0 and the flat values of a list column."""
+    if not pa.types.is_list(array.type) or array.null_count:
+        raise InputError(f"{at} is not a list in every row; {DAMAGED}")
+    ends = array.offsets.to_numpy().astype(np.int64)
+    ends -= ends[0]
+    if column.dim and not np.array_equal(ends, np.arange(len(array) + 1) * column.dim):
+        raise InputError(f"{at} is not {column.dim} wide in every row; {DAMAGED}")
+    return ends, array.flatten()
+
+
+def to_numpy(array: pa.Array, column: Column, schema: Schema, at: str) -> npt.NDArray[Any]:
+    """Turn the values ``[N]`` of a column into numpy and check their type, range and finiteness."""
+    if array.type not in ARROW[column.coding]:
+        raise InputError(f"{at} holds {array.type}, expected {ARROW[column.coding][0]}; {DAMAGED}")
     try:
         match column.coding:
             case "float":
                 nulls = array.null_count
                 result = array.to_numpy(zero_copy_only=False)
-                num_bad = int((~np.isfinite(result)).sum()) - nulls
+                num_bad = len(result) - int(np.count_nonzero(np.isfinite(result))) - nulls
                 if num_bad:
                     raise InputError(f"{at} has {num_bad} values that are not finite; {DAMAGED}")
                 return np.asarray(result)
             case "int":
-                return np.asarray(pc.fill_null(array, -1).to_numpy(zero_copy_only=False))
+                array = pc.fill_null(array, -1) if array.null_count else array
+                return np.asarray(array.to_numpy(zero_copy_only=False))
             case "bool":
                 return np.asarray(pc.fill_null(array, False).to_numpy(zero_copy_only=False))
             case "raw":
@@ -116,7 +123,7 @@ def _numpy(array: pa.Array, column: Column, schema: Schema, at: str) -> npt.NDAr
             raise InputError(f"{at} has a null; {DAMAGED}")
         result = array.to_numpy(zero_copy_only=False)
     except pa.ArrowException as error:
-        raise InputError(f"{at} cannot be decoded ({_line(error)}); {DAMAGED}") from None
+        raise InputError(f"{at} cannot be decoded ({first_line(error)}); {DAMAGED}") from None
     if column.coding != "time" and len(result):
         low, size = _bounds(column, schema)
         if result.min() < low or result.max() >= size:
@@ -144,14 +151,9 @@ def _check_histories(columns: Columns, where: str) -> None:
         if not name.startswith("history."):
             continue
         times = np.repeat(columns.scalars["time"], np.diff(group.offsets))
-        late = group.values["time"] >= times
-        if late.any():
-            row = int(
-                columns.scalars["row"][
-                    np.searchsorted(group.offsets, int(np.flatnonzero(late)[0]), side="right") - 1
-                ]
-            )
+        bad = first_bad_row(group.values["time"] >= times, group.offsets)
+        if bad is not None:
             raise InputError(
-                f"{where}: '{name}' of request row {row} reaches the request's own time or past "
-                "it; a history holds earlier events only"
+                f"{where}: '{name}' of request row {columns.scalars['row'][bad]} reaches the "
+                "request's own time or past it; a history holds earlier events only"
             )

@@ -11,22 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prerank.errors import InputError, did_you_mean
-from prerank.log.columns import CANDIDATES
-from prerank.log.layout import Column, item_columns, request_columns
+from prerank.log.columns import CANDIDATES, first_bad_row, goes_back
+from prerank.log.files import first_line
+from prerank.log.layout import ARROW, Column, item_columns, request_columns
 from prerank.log.vocab import Vocabulary
 from prerank.schema import Schema
 
 __all__ = ["Encoder"]
 
-_ARROW = {
-    "vocab": pa.int32(),
-    "stage": pa.int8(),
-    "channel": pa.int8(),
-    "int": pa.int64(),
-    "float": pa.float32(),
-    "bool": pa.bool_(),
-    "time": pa.int64(),
-}
+_ITEM_COLUMNS = ("item_id", "first_seen_ms")
 
 
 class Encoder:
@@ -45,10 +38,14 @@ class Encoder:
         self.vocabularies = vocabularies or {}
         self.counts: Counter[str] = Counter()
         self.columns = request_columns(schema)
-        names = [c.vocab for c in (*self.columns, *item_columns(schema)) if c.vocab]
+        of_items = item_columns(schema)
+        _check_names([c.name for c in self.columns], "requests")
+        _check_names([*_ITEM_COLUMNS, *(c.name for c in of_items)], "items")
+        names = [c.vocab for c in (*self.columns, *of_items) if c.vocab]
         for name in ("user", "item", *names):
             self.vocabularies.setdefault(name, Vocabulary(name))
         self._last_time: int | None = None
+        self._id_type: pa.DataType | None = None
 
     def requests(self, table: pa.Table) -> pa.Table:
         """Encode one table of request rows; see ``write_log`` for its columns.
@@ -57,13 +54,20 @@ class Encoder:
         ------
         InputError
             A missing or unknown column, lists of unequal length, an unknown stage, a null or
-            decreasing time, a history event not before its request, a repeated candidate.
+            decreasing time, a history that is not sorted or not before its request, a repeated
+            candidate.
         """
         known = [c.name for c in self.columns]
         for name in table.column_names:
             if name not in known:
                 raise InputError(
                     f"requests: column '{name}' is not in the schema; {did_you_mean(name, known)}"
+                )
+        for column in self.columns:
+            if column.required and column.name not in table.column_names:
+                raise InputError(
+                    f"requests: no column '{column.name}', which every table of requests needs; "
+                    f"it has {', '.join(table.column_names)}"
                 )
         times = self._times(table)
         offsets: dict[str, tuple[str, npt.NDArray[np.int64]]] = {}
@@ -82,22 +86,22 @@ class Encoder:
                 )
         if "item_id" not in table.column_names:
             raise InputError("items: no column 'item_id', the raw id of each item")
-        ids = table["item_id"].combine_chunks()
-        before = len(self.vocabularies["item"])
-        index = self.vocabularies["item"].encode(ids, grow=True)
-        if ids.null_count or not np.array_equal(index, before + np.arange(len(ids))):
-            raise InputError("items: column 'item_id' has a null or repeated id")
+        vocab = self.vocabularies["item"]
+        before = len(vocab)
+        index = vocab.encode(table["item_id"], grow=True)
+        if not np.array_equal(index, before + np.arange(len(index))):
+            raise InputError(
+                "items: column 'item_id' has a null or repeated id; give each item one row"
+            )
         arrays = [
             self._column(table, c, None, {}, where="items") for c in item_columns(self.schema)
         ]
-        return pa.table([ids, *arrays], names=known)
+        return pa.table([vocab.values[before:], *arrays], names=known)
 
     def _times(self, table: pa.Table) -> npt.NDArray[np.int64]:
-        if "time" not in table.column_names:
-            raise InputError("requests: no column 'time' (milliseconds since 1970, UTC)")
         if table["time"].null_count:
             raise InputError("requests: column 'time' has a null; every request needs its time")
-        times = np.asarray(_cast(table["time"], pa.int64(), "time").to_numpy(), dtype=np.int64)
+        times = np.asarray(_times_ms(table["time"], "time").to_numpy(), dtype=np.int64)
         if len(times):
             ahead = np.diff(times, prepend=times[0] if self._last_time is None else self._last_time)
             if (ahead < 0).any():
@@ -118,8 +122,6 @@ class Encoder:
         where: str = "requests",
     ) -> pa.Array:
         if column.name not in table.column_names:
-            if column.required:
-                raise InputError(f"{where}: no column '{column.name}'")
             return self._absent(column, table.num_rows, offsets)
         array = table[column.name].combine_chunks()
         if isinstance(array, pa.ChunkedArray):  # zero chunks stay chunked in some versions
@@ -128,7 +130,7 @@ class Encoder:
             if column.name == "user" and array.null_count:
                 raise InputError(f"{where}: column 'user' has a null; every request needs its user")
             return self._values(array, column, times)
-        ends, flat = _flatten(array, column.name, where)
+        ends, flat = _flatten(array, column, where)
         if column.group != column.name:
             first, expected = offsets.setdefault(column.group, (column.name, ends))
             if not np.array_equal(ends, expected):
@@ -147,7 +149,7 @@ class Encoder:
     def _absent(
         self, column: Column, num_rows: int, offsets: dict[str, tuple[str, npt.NDArray[np.int64]]]
     ) -> pa.Array:
-        kind = _ARROW[column.coding]
+        kind = self._type(column)
         if column.shape == "scalar":
             return _missing(column, num_rows, kind)
         if column.group in offsets:
@@ -171,15 +173,27 @@ class Encoder:
             case "float":
                 return self._floats(array, column)
             case "raw":
-                if array.null_count:
-                    raise InputError(f"requests: column '{column.name}' has a null")
-                return array
+                return self._ids(array, column.name)
             case "time":
                 if array.null_count:
                     raise InputError(f"requests: column '{column.name}' has a null time")
-                return _cast(array, pa.int64(), column.name)
+                return _times_ms(array, column.name)
+            case "int" if pa.types.is_timestamp(array.type):
+                return _times_ms(array, column.name)
             case _:
-                return _cast(array, _ARROW[column.coding], column.name)
+                return _cast(array, ARROW[column.coding][0], column.name)
+
+    def _ids(self, array: pa.Array, name: str) -> pa.Array:
+        if array.null_count:
+            raise InputError(f"requests: column '{name}' has a null; every request needs its id")
+        kind = pa.int64() if pa.types.is_integer(array.type) else pa.string()
+        self._id_type = kind if self._id_type is None else self._id_type
+        if kind != self._id_type:
+            raise InputError(
+                f"requests: column '{name}' is {array.type}, but earlier tables had "
+                f"{self._id_type}; use one type everywhere"
+            )
+        return _cast(array, kind, name)
 
     def _codes(
         self, array: pa.Array, names: Sequence[str], column: str, *, nullable: bool = False
@@ -195,10 +209,18 @@ class Encoder:
             )
         return codes.cast(pa.int8())
 
-    def _floats(self, array: pa.Array, column: Column) -> pa.Array:
+    def _type(self, column: Column) -> pa.DataType:
         # float64 in items.parquet keeps milliseconds exact for age_of
-        wide = any(f.of == column.name for f in self.schema.features)
-        cast = _cast(array, pa.float64() if wide else pa.float32(), column.name)
+        carriers = [f.of for f in self.schema.features]
+        wide = column.coding == "float" and column.name in carriers
+        return pa.float64() if wide else ARROW[column.coding][0]
+
+    def _floats(self, array: pa.Array, column: Column) -> pa.Array:
+        if pa.types.is_timestamp(array.type):
+            array = _times_ms(array, column.name)
+        if not pa.types.is_floating(array.type):
+            array = _cast(array, pa.float64(), column.name)
+        cast = _cast(array, self._type(column), column.name)
         finite = pc.is_finite(cast)
         bad = pc.sum(pc.invert(pc.fill_null(finite, True))).as_py() or 0
         if bad:
@@ -214,14 +236,19 @@ class Encoder:
     ) -> None:
         for stream in self.schema.streams:
             name = f"history.{stream}.time"
-            lengths = np.diff(offsets[f"history.{stream}"])
+            ends = offsets[f"history.{stream}"]
             event = encoded[name].combine_chunks().flatten().to_numpy()
-            late = event >= np.repeat(times, lengths)
-            if late.any():
-                row = int(np.repeat(np.arange(len(times)), lengths)[late][0])
+            row = first_bad_row(event >= np.repeat(times, np.diff(ends)), ends)
+            if row is not None:
                 raise InputError(
                     f"requests: request {encoded['request_id'][row]}: '{name}' reaches the "
                     "request's own time or past it; keep only earlier events"
+                )
+            row = first_bad_row(goes_back(event, ends), ends)
+            if row is not None:
+                raise InputError(
+                    f"requests: request {encoded['request_id'][row]}: '{name}' is not sorted; "
+                    "put the oldest event first"
                 )
         lengths = np.diff(offsets[CANDIDATES])
         self.counts["requests"] += len(lengths)
@@ -249,11 +276,32 @@ def _missing(column: Column, length: int, kind: pa.DataType) -> pa.Array:
 def _cast(array: pa.Array | pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.Array:
     try:
         return array.cast(kind)
-    except pa.ArrowException:
-        raise InputError(f"column '{name}' is {array.type}; expected {kind}") from None
+    except pa.ArrowException as error:
+        raise InputError(
+            f"column '{name}' is {array.type}; expected {kind} ({first_line(error)})"
+        ) from None
 
 
-def _flatten(array: pa.Array, name: str, where: str) -> tuple[npt.NDArray[np.int64], pa.Array]:
+def _times_ms(array: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
+    """Return times as int64 ms; timestamps without a zone are UTC."""
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.timestamp("ms", tz=array.type.tz), safe=False)
+    return _cast(array, pa.int64(), name)
+
+
+def _check_names(names: list[str], where: str) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(
+                f"schema: {count} columns of {where} would be named '{name}'; rename the feature"
+            )
+
+
+def _flatten(array: pa.Array, column: Column, where: str) -> tuple[npt.NDArray[np.int64], pa.Array]:
+    name = column.name
+    if column.dim and array.null_count:  # a missing vector is one of missing values
+        blank = pa.scalar([None] * column.dim, type=array.type)
+        array = pc.if_else(pc.is_valid(array), array, blank)
     if pa.types.is_fixed_size_list(array.type):
         array = array.cast(pa.list_(array.type.value_type))
     if pa.types.is_null(array.type):

@@ -7,9 +7,9 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -26,10 +26,14 @@ __all__ = [
     "SCHEMA",
     "SPLITS",
     "VOCAB",
+    "Count",
     "FileEntry",
     "Manifest",
     "atomic_folder",
+    "check_size",
     "digest",
+    "first_line",
+    "log_id_of",
     "read_json",
     "read_table",
     "write_json",
@@ -49,23 +53,40 @@ T = TypeVar("T")
 PARQUET_ERRORS = (pa.ArrowException, OSError, KeyError, ValueError, IndexError)
 
 
-class FileEntry(msgspec.Struct, frozen=True):
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Size and content of one file; ``rows`` and ``row_group`` for request parts."""
 
-    bytes: int
+    bytes: Count
     sha256: str
-    rows: int = 0
-    row_group: int = 0
+    rows: Count = 0
+    row_group: Count = 0
 
 
 class Manifest(msgspec.Struct, frozen=True):
     """What a whole log consists of; written last, so its absence means half-written."""
 
     log_id: str
-    num_requests: int
-    num_candidates: int
+    num_requests: Count
+    num_candidates: Count
     files: dict[str, FileEntry]
     counts: dict[str, int]
+
+
+def check_size(path: Path, entry: FileEntry) -> None:
+    """Raise unless the file is there and as long as the manifest says."""
+    size = path.stat().st_size if path.is_file() else None
+    if size != entry.bytes:
+        found = "not found" if size is None else f"has {size} bytes"
+        raise InputError(f"{path}: {found}, expected {entry.bytes} bytes; {DAMAGED}")
+
+
+def log_id_of(files: Mapping[str, FileEntry]) -> str:
+    """Return the id of a log: a fingerprint of its tables."""
+    text = "".join(entry.sha256 for name, entry in files.items() if name.endswith(".parquet"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def digest(path: Path) -> str:
@@ -117,10 +138,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             )
         return file.read(columns=list(columns) if columns else None)
     except PARQUET_ERRORS as error:
-        raise InputError(f"{path}: cannot be read ({_first_line(error)}); {DAMAGED}") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); {DAMAGED}") from None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, for messages of one line."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 

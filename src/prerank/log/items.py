@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from prerank.errors import InputError
 from prerank.log.columns import Group
+from prerank.log.decode import list_ends, to_numpy
 from prerank.log.files import DAMAGED, read_table
 from prerank.log.layout import item_columns
 from prerank.log.vocab import Vocabulary
@@ -64,27 +63,14 @@ class ItemTable:
         groups: dict[str, Group] = {}
         for column in columns:
             array = table[column.name].combine_chunks()
-            flat = array
-            offsets = np.arange(len(ids) + 1) * column.dim
-            if column.shape == "list":
-                if not pa.types.is_list(array.type) or array.null_count:
-                    raise InputError(f"{path}: column '{column.name}' is no list; {DAMAGED}")
-                flat = array.flatten()
-                ends = array.offsets.to_numpy().astype(np.int64)
-                offsets = ends - ends[0] if not column.dim else offsets
-                if len(flat) != offsets[-1]:
-                    raise InputError(
-                        f"{path}: vector '{column.name}' is not {column.dim} wide; {DAMAGED}"
-                    )
-            values = flat.to_numpy(zero_copy_only=False)
-            size = schema.size(column.vocab)
-            if column.vocab and len(values) and not 0 <= values.min() <= values.max() < size:
-                raise InputError(
-                    f"{path}: column '{column.name}' has index {values.max()}, outside the {size} "
-                    f"rows of vocabulary '{column.vocab}'; {DAMAGED}"
-                )
-            if column.shape == "list" and not column.dim:
-                groups[column.name] = Group(offsets, {"": values})
+            at = f"{path}: column '{column.name}'"
+            if column.shape == "scalar":
+                scalars[column.name] = to_numpy(array, column, schema, at)
+                continue
+            ends, flat = list_ends(array, column, at)
+            values = to_numpy(flat, column, schema, at)
+            if column.dim:
+                scalars[column.name] = values.reshape(-1, column.dim)
             else:
-                scalars[column.name] = values.reshape(-1, column.dim) if column.dim else values
+                groups[column.name] = Group(ends, {column.key: values})
         return cls(ids, scalars, groups)

@@ -5,13 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow as pa
+
 from prerank.log.columns import CANDIDATES, history_key
 from prerank.schema import Feature, Schema
 
-__all__ = ["Column", "Shape", "group_columns", "item_columns", "request_columns"]
+__all__ = ["ARROW", "Column", "Shape", "group_columns", "item_columns", "request_columns"]
 
 Coding = Literal["vocab", "stage", "channel", "int", "float", "bool", "time", "raw"]
 Shape = Literal["scalar", "list"]
+
+ARROW: dict[Coding, tuple[pa.DataType, ...]] = {
+    "vocab": (pa.int32(),),
+    "stage": (pa.int8(),),
+    "channel": (pa.int8(),),
+    "int": (pa.int64(),),
+    "float": (pa.float32(), pa.float64()),
+    "bool": (pa.bool_(),),
+    "time": (pa.int64(),),
+    "raw": (pa.int64(), pa.string()),
+}
+"""Types of stored values by coding, the usual one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +44,13 @@ class Column:
     group : str
         Key of the ragged group that shares list lengths; the column's own name if none does.
     key : str
-        Name of the column inside its group.
+        Name of the column inside its group; empty where it is the only one.
     vocab : str
         Vocabulary of a ``vocab`` column.
     required : bool
         Whether a raw table must have it (features may be absent: all missing).
+    dim : int
+        Width of a vector; 0 for all others.
     """
 
     name: str
@@ -50,7 +66,7 @@ class Column:
 def _feature(f: Feature, group: str = "") -> Column:
     coding: Coding = "vocab" if f.kind in ("categorical", "multi") else "float"
     shape: Shape = "list" if group or f.kind in ("multi", "vector") else "scalar"
-    key = f.name if group else f.column
+    key = f.name if group else ""
     vocab = f.vocab if coding == "vocab" else ""
     return Column(f.column, coding, shape, group or f.column, key, vocab, dim=f.dim)
 

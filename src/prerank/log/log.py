@@ -18,17 +18,18 @@ from prerank.log.files import (
     DAMAGED,
     ITEMS,
     MANIFEST,
-    REQUESTS,
     SCHEMA,
+    SPLITS,
     VOCAB,
     Manifest,
+    check_size,
     read_json,
 )
 from prerank.log.items import ItemTable
 from prerank.log.layout import request_columns
 from prerank.log.order import plan_windows, shuffled, skip_windows
 from prerank.log.prefetch import prefetch as run_ahead
-from prerank.log.split import RowRanges, load_splits
+from prerank.log.split import RowRanges, check_parts, load_splits
 from prerank.log.vocab import Vocabulary
 from prerank.schema import Schema
 
@@ -58,9 +59,11 @@ class Log:
     ----------
     path : Path
         The folder.
+    verify : bool
+        False leaves out the sizes of files and the parts, which ``check_log`` reports one by one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, verify: bool = True) -> None:
         if not path.is_dir():
             raise InputError(f"{path}: no such log; expected a folder with {SCHEMA}")
         if not (path / MANIFEST).exists():
@@ -70,26 +73,30 @@ class Log:
         self.path = path
         self.manifest = read_json(path / MANIFEST, Manifest)
         self.schema = read_json(path / SCHEMA, Schema)
-        self._ranges = {
-            name: RowRanges(np.array(pairs, dtype=np.int64))
-            for name, pairs in load_splits(path).parts.items()
-        }
+        files = self.manifest.files
+        if verify:
+            for name, entry in files.items():
+                if name.endswith(".parquet"):
+                    check_size(path / name, entry)
+        total = sum(entry.rows for entry in files.values())
+        if total != self.manifest.num_requests:
+            raise InputError(
+                f"{path / MANIFEST}: its files hold {total} requests, expected "
+                f"{self.manifest.num_requests}; {DAMAGED}"
+            )
         parts: list[tuple[str, int]] = []
         starts = [0]
-        for name, entry in self.manifest.files.items():
-            file = path / name
-            size = file.stat().st_size if file.is_file() else None
-            if size != entry.bytes:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise InputError(f"{file} {found}, expected {entry.bytes} bytes; {DAMAGED}")
-            if name.startswith(f"{REQUESTS}/"):
-                for index, first in enumerate(range(0, entry.rows, max(entry.row_group, 1))):
-                    parts.append((name, index))
-                    starts.append(starts[-1] + min(entry.row_group, entry.rows - first))
+        for name, entry in files.items():
+            for index, first in enumerate(range(0, entry.rows, max(entry.row_group, 1))):
+                parts.append((name, index))
+                starts.append(starts[-1] + min(max(entry.row_group, 1), entry.rows - first))
         self._groups = parts
         self._starts = np.array(starts, dtype=np.int64)
-        if starts[-1] != self.manifest.num_requests:
-            raise InputError(f"{path}: {MANIFEST} does not add up; {DAMAGED}")
+        self._ranges: dict[str, RowRanges] = {}
+        if verify:
+            pairs = load_splits(path).parts
+            self._ranges = {name: RowRanges(np.array(p, np.int64)) for name, p in pairs.items()}
+            check_parts(self._ranges, self.num_requests, str(path / SPLITS))
 
     @property
     def num_requests(self) -> int:
@@ -127,7 +134,14 @@ class Log:
         if name not in self.schema.vocabularies:
             known = did_you_mean(name, self.schema.vocabularies)
             raise InputError(f"{self.path}: no vocabulary '{name}'; {known}")
-        return Vocabulary.load(self.path / VOCAB / f"{name}.parquet", name)
+        path = self.path / VOCAB / f"{name}.parquet"
+        vocab = Vocabulary.load(path, name)
+        if len(vocab) != self.schema.vocabularies[name]:
+            raise InputError(
+                f"{path}: {len(vocab)} rows, but {SCHEMA} counts {self.schema.vocabularies[name]}; "
+                f"{DAMAGED}"
+            )
+        return vocab
 
     def request_times(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return time (ms) and user index of every request, ``[num_requests]`` each."""
@@ -243,12 +257,17 @@ class Part:
                 whole = whole.take(shuffled(whole.scalars["row"], seed, epoch))
             if skip:
                 whole, skip = whole.slice(skip, whole.num_requests), 0
-            if rest is not None:
-                whole = Columns.cat([rest, whole])
-            full = whole.num_requests // batch_size * batch_size
-            for at in range(0, full, batch_size):
+            first = 0
+            if rest is not None:  # fill up the batch that the window before began
+                first = min(batch_size - rest.num_requests, whole.num_requests)
+                rest = Columns.cat([rest, whole.slice(0, first)])
+                if rest.num_requests < batch_size:
+                    continue
+                yield rest
+            stop = whole.num_requests - (whole.num_requests - first) % batch_size
+            for at in range(first, stop, batch_size):
                 yield whole.slice(at, at + batch_size)
-            rest = whole.slice(full, whole.num_requests) if full < whole.num_requests else None
+            rest = whole.slice(stop, whole.num_requests) if stop < whole.num_requests else None
         if rest is not None:
             yield rest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from prerank.errors import InputError
-from prerank.log.files import SPLITS, read_json, write_json
+from prerank.log.files import SPLITS, Count, read_json, write_json
 
 if TYPE_CHECKING:
     from prerank.log.log import Log
 
-__all__ = ["RowRanges", "Splits", "load_splits", "save_splits", "split_log"]
+__all__ = ["RowRanges", "Splits", "check_parts", "load_splits", "save_splits", "split_log"]
+
+_FIX = "make it anew: prerank data split LOG"
 
 Rows = npt.NDArray[np.int64]
 
@@ -81,11 +84,17 @@ class RowRanges:
         return int((other.rank(stops) - other.rank(starts)).sum())
 
 
-class Splits(msgspec.Struct, frozen=True):
-    """Content of ``splits.json``."""
+class Splits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of ``splits.json``; ``digest`` guards it against damage (empty: made by hand)."""
 
     rule: str
-    parts: dict[str, list[tuple[int, int]]]
+    parts: dict[str, list[tuple[Count, Count]]]
+    digest: str = ""
+
+    def fingerprint(self) -> str:
+        """Return what ``digest`` must be."""
+        text = msgspec.json.encode([self.rule, self.parts])
+        return hashlib.sha256(text).hexdigest()[:16]
 
 
 def save_splits(
@@ -93,23 +102,52 @@ def save_splits(
 ) -> dict[str, int]:
     """Write ``splits.json``; parts must lie inside the log and not overlap. Returns sizes."""
     named = {name: RowRanges.of(rows) for name, rows in parts.items()}
-    seen: dict[str, RowRanges] = {}
-    for name, rows in named.items():
-        if len(rows.pairs) and (rows.pairs[0, 0] < 0 or rows.pairs[-1, 1] > num_requests):
-            raise InputError(f"split '{name}' names rows outside the log's {num_requests} requests")
-        for other, taken in seen.items():
-            if rows.overlap(taken):
-                raise InputError(f"splits '{other}' and '{name}' overlap")
-        seen[name] = rows
-    value = {"rule": rule, "parts": {name: rows.pairs.tolist() for name, rows in named.items()}}
-    write_json(value, folder / SPLITS)
+    check_parts(named, num_requests, str(folder / SPLITS))
+    splits = Splits(rule, {name: list(map(tuple, r.pairs.tolist())) for name, r in named.items()})
+    write_json(msgspec.structs.replace(splits, digest=splits.fingerprint()), folder / SPLITS)
     return {name: len(rows) for name, rows in named.items()}
 
 
+def check_parts(parts: Mapping[str, RowRanges], num_requests: int, where: str) -> None:
+    """Raise unless the parts are ascending ranges inside the log that do not overlap."""
+    seen: dict[str, RowRanges] = {}
+    for name, rows in parts.items():
+        if (np.diff(rows.pairs.ravel()) < 0).any() or (np.diff(rows.pairs) == 0).any():
+            raise InputError(
+                f"{where}: part '{name}' is not a list of ascending [start, stop] rows; {_FIX}"
+            )
+        if len(rows.pairs) and (rows.pairs[0, 0] < 0 or rows.pairs[-1, 1] > num_requests):
+            raise InputError(
+                f"{where}: part '{name}' names rows {rows.pairs[0, 0]} to {rows.pairs[-1, 1]}, "
+                f"outside the log's {num_requests} requests; {_FIX}"
+            )
+        for other, taken in seen.items():
+            if rows.overlap(taken):
+                raise InputError(
+                    f"{where}: parts '{other}' and '{name}' overlap in {rows.overlap(taken)} "
+                    f"requests; {_FIX}"
+                )
+        seen[name] = rows
+
+
 def load_splits(folder: Path) -> Splits:
-    """Read ``splits.json``; a log without one has no parts."""
+    """Read ``splits.json``; a log without one has no parts.
+
+    Raises
+    ------
+    InputError
+        The file is damaged or was changed by hand without removing its digest.
+    """
     path = folder / SPLITS
-    return read_json(path, Splits) if path.exists() else Splits("none", {})
+    if not path.exists():
+        return Splits("none", {})
+    splits = read_json(path, Splits)
+    if splits.digest not in ("", splits.fingerprint()):
+        raise InputError(
+            f"{path}: the parts do not match the file's digest; {_FIX} (or remove its line "
+            "'digest' if you changed the parts on purpose)"
+        )
+    return splits
 
 
 def split_log(
@@ -127,8 +165,8 @@ def split_log(
         The log; requests stay where they are.
     by : {"time", "user-order"}
         ``time``: the first share of all requests is the first part, equal times stay together.
-        ``user-order``: the same within every user, each of whom keeps at least one first-part
-        request; for logs whose clock is not comparable between users.
+        ``user-order``: the same within every user, each of whom keeps at least one request of
+        the first part that has a share; for logs whose clock is not comparable between users.
     fractions, names : sequences of equal length
         Shares (they must add up to 1) and names of the parts, in order.
 
@@ -142,19 +180,21 @@ def split_log(
             f"split: fractions {tuple(fractions)} for parts {tuple(names)} must be as many, not "
             "negative, and add up to 1"
         )
+    if by not in ("time", "user-order") or len(set(names)) != len(names):
+        raise InputError(
+            f"split: by '{by}' into parts {tuple(names)}; expected 'time' or 'user-order' and "
+            "distinct names"
+        )
     cuts = np.cumsum(fractions)
     times, users = log.request_times()
-    position = np.arange(len(times), dtype=np.float64)
-    if by == "time":
-        first = np.searchsorted(times, times, side="left")
-        share = position[first] / len(times)
-    else:
-        order = np.lexsort((position, users))
-        starts = np.flatnonzero(np.diff(users[order], prepend=-1) != 0)
-        lengths = np.diff(np.append(starts, len(order)))
-        within = position - np.repeat(starts, lengths)
-        share = np.empty(len(times))
-        share[order] = within / np.repeat(lengths, lengths)
+    share = np.empty(len(times))
+    order = np.arange(len(times)) if by == "time" else np.argsort(users, kind="stable")
+    user = np.zeros_like(users) if by == "time" else users[order]
+    starts = np.flatnonzero(np.diff(user, prepend=-1) != 0)
+    lengths = np.diff(np.append(starts, len(order)))
+    apart = (np.diff(times[order], prepend=-1) != 0) | (np.diff(user, prepend=-1) != 0)
+    first = np.maximum.accumulate(np.where(apart, np.arange(len(order)), 0))
+    share[order] = (first - np.repeat(starts, lengths)) / np.repeat(lengths, lengths)
     part = np.minimum(np.searchsorted(cuts - 1e-12, share, side="right"), len(names) - 1)
     rows = {name: np.flatnonzero(part == i) for i, name in enumerate(names)}
     return save_splits(log.path, rows, log.num_requests, rule=f"{by} {tuple(fractions)}")

@@ -17,7 +17,7 @@ from prerank.log.columns import CANDIDATES, Columns, history_key
 from prerank.log.dense import DenseFit, DenseStatistics, dense_features, raw_dense
 from prerank.log.files import VOCAB, read_json, read_table, write_json, write_table
 from prerank.log.items import ItemTable
-from prerank.log.vocab import UNKNOWN_ROW, Vocabulary
+from prerank.log.vocab import UNKNOWN_ROW, Vocabulary, check_index
 from prerank.schema import NUM_RESERVED, Feature, Schema
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Transforms:
         Reads the part once. Occurrences of an item count candidates and history events.
         """
         log, schema = part.log, part.log.schema
+        vocabularies = {name: log.vocabulary(name) for name in schema.vocabularies}
         counts = {
             name: np.zeros(size, dtype=np.int64) for name, size in schema.vocabularies.items()
         }
@@ -102,7 +103,7 @@ class Transforms:
         return cls(
             schema,
             {name: s.result() for name, s in statistics.items()},
-            {name: log.vocabulary(name) for name in counts},
+            vocabularies,
             rows,
             min_count=min_count,
             max_history=max_history,
@@ -134,9 +135,14 @@ class Transforms:
         for name, size in stored.schema.vocabularies.items():
             path = folder / VOCAB / f"{name}.parquet"
             table = read_table(path, ("value", "index", "row"))
-            row = table["row"].to_numpy().astype(np.int32)
-            if len(row) != size or (len(row) and not 0 <= row.min() <= row.max() < size):
-                raise InputError(f"{path}: does not fit {_FILE} ({len(row)} rows, not {size})")
+            check_index(table["index"], path)
+            row = table["row"].to_numpy()
+            fits = row.dtype == np.int32 and len(row) == size >= NUM_RESERVED
+            if not (fits and 0 <= row.min() <= row.max() < size):
+                raise InputError(
+                    f"{path}: column 'row' does not fit the {size} rows that {_FILE} counts; "
+                    "restore the file or train again"
+                )
             vocabularies[name] = Vocabulary.of(
                 table["value"].combine_chunks(), name, where=str(path)
             )

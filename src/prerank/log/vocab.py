@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prerank.errors import InputError
-from prerank.log.files import read_table, write_table
+from prerank.log.files import DAMAGED, first_line, read_table, write_table
 from prerank.schema import NUM_RESERVED
 
-__all__ = ["MISSING_ROW", "UNKNOWN_ROW", "Vocabulary"]
+__all__ = ["MISSING_ROW", "UNKNOWN_ROW", "Vocabulary", "check_index"]
 
 MISSING_ROW = 0
 UNKNOWN_ROW = 1
@@ -47,6 +47,7 @@ class Vocabulary:
         self._values: list[Any] = []
         self._first_seen = np.zeros(0, dtype=np.int64)
         self._type: pa.DataType | None = None
+        self._array: pa.Array | None = None
 
     def __len__(self) -> int:
         return NUM_RESERVED + len(self._values)
@@ -54,7 +55,10 @@ class Vocabulary:
     @property
     def values(self) -> pa.Array:
         """Raw values by index; null in the two reserved rows."""
-        return pa.array([None] * NUM_RESERVED + self._values, type=self._type or pa.string())
+        if self._array is None or len(self._array) != len(self):
+            values = [None] * NUM_RESERVED + self._values
+            self._array = pa.array(values, type=self._type or pa.string())
+        return self._array
 
     def encode(
         self,
@@ -97,11 +101,8 @@ class Vocabulary:
             values = values.cast(values.type.value_type)
         if pa.types.is_null(values.type):
             return values.cast(self._type or pa.string())
-        if pa.types.is_integer(values.type):
-            kind = pa.int64()
-        elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-            kind = pa.string()
-        else:
+        kind = _raw_type(values.type)
+        if kind is None:
             raise InputError(
                 f"vocabulary '{self.name}': raw values are {values.type}; expected integers or "
                 "strings; cast the column first"
@@ -113,7 +114,13 @@ class Vocabulary:
                 f"vocabulary '{self.name}': raw values are {kind}, but earlier ones were "
                 f"{self._type}; use one type everywhere"
             )
-        return values.cast(kind)
+        try:
+            return values.cast(kind)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"vocabulary '{self.name}': raw values do not fit {kind} ({first_line(error)}); "
+                "cast the column first"
+            ) from None
 
     def _see(
         self, table: npt.NDArray[Any], codes: npt.NDArray[Any], times: npt.NDArray[np.int64]
@@ -155,9 +162,11 @@ class Vocabulary:
     def load(cls, path: Path, name: str) -> Vocabulary:
         """Read a vocabulary; an index out of place or a repeated value is an error."""
         table = read_table(path, ("value", "index", "first_seen_ms"))
+        if table["first_seen_ms"].type != pa.int64():
+            found = table["first_seen_ms"].type
+            raise InputError(f"{path}: column 'first_seen_ms' holds {found}, expected int64")
         times = pc.fill_null(table["first_seen_ms"], _NEVER).to_numpy()
-        if not np.array_equal(table["index"].to_numpy(), np.arange(table.num_rows)):
-            raise InputError(f"{path}: column 'index' is not 0, 1, 2, ...; the file is damaged")
+        check_index(table["index"], path)
         return cls.of(table["value"].combine_chunks(), name, times, where=str(path))
 
     @classmethod
@@ -171,10 +180,15 @@ class Vocabulary:
     ) -> Vocabulary:
         """Make a vocabulary from all its raw values, the two reserved rows first."""
         vocab = cls(name)
-        vocab._type = values.type
-        vocab._values = values.to_pylist()[NUM_RESERVED:]
-        vocab._index = {value: NUM_RESERVED + i for i, value in enumerate(vocab._values)}
         where = where or f"vocabulary '{name}'"
+        if _raw_type(values.type) != values.type:
+            raise InputError(f"{where}: raw values are {values.type}, expected int64 or string")
+        vocab._type = values.type
+        try:
+            vocab._values = values.to_pylist()[NUM_RESERVED:]
+        except UnicodeDecodeError:
+            raise InputError(f"{where}: a raw value is not UTF-8; {DAMAGED}") from None
+        vocab._index = {value: NUM_RESERVED + i for i, value in enumerate(vocab._values)}
         if len(values) < NUM_RESERVED or values[:NUM_RESERVED].null_count != NUM_RESERVED:
             raise InputError(f"{where}: rows 0 and 1 are reserved and must be null")
         if None in vocab._index or len(vocab._index) != len(vocab._values):
@@ -182,3 +196,18 @@ class Vocabulary:
         if first_seen_ms is not None:
             vocab._first_seen = np.asarray(first_seen_ms[NUM_RESERVED:], dtype=np.int64)
         return vocab
+
+
+def check_index(index: pa.ChunkedArray, path: Path) -> None:
+    """Raise unless a stored vocabulary's column ``index`` counts 0, 1, 2, ..."""
+    if index.type != pa.int32() or not np.array_equal(index.to_numpy(), np.arange(len(index))):
+        raise InputError(f"{path}: column 'index' is not 0, 1, 2, ...; {DAMAGED}")
+
+
+def _raw_type(kind: pa.DataType) -> pa.DataType | None:
+    """Return how raw values of a type are kept: as int64, as string, or not at all."""
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return None

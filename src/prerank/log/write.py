@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from prerank.log.files import (
     Manifest,
     atomic_folder,
     digest,
+    log_id_of,
     write_json,
     write_table,
 )
@@ -100,12 +101,12 @@ def write_log(
         (folder / REQUESTS).mkdir()
         (folder / VOCAB).mkdir()
         encoded_items = None if items is None else encoder.items(items)
-        writer = _Parts(folder / REQUESTS)
-        for table in requests:
-            writer.add(encoder.requests(table))
-            if progress is not None:
-                progress(table.num_rows)
-        writer.close()
+        with contextlib.closing(_Parts(folder / REQUESTS)) as writer:
+            for table in requests:
+                writer.add(encoder.requests(table))
+                if progress is not None:
+                    progress(table.num_rows)
+            writer.finish()
         num_requests = encoder.counts["requests"]
         if not num_requests:
             raise InputError(f"{out}: no request to write; the input is empty")
@@ -121,11 +122,13 @@ def write_log(
             str(path.relative_to(folder)): _entry(path, writer)
             for path in sorted(folder.rglob("*.parquet"))
         }
-        log_id = hashlib.sha256("".join(f.sha256 for f in files.values()).encode()).hexdigest()[:16]
+        log_id = log_id_of(files)
         sizes = {name: len(vocab) for name, vocab in encoder.vocabularies.items()}
         lineage = msgspec.structs.replace(schema.lineage, log_id=log_id)
         final = msgspec.structs.replace(schema, vocabularies=sizes, lineage=lineage)
         write_json(final, folder / SCHEMA)
+        for name in (SCHEMA, *(f"{name}.json" for name in extra or {})):
+            files[name] = _entry(folder / name, writer)
         counts = {k: v for k, v in sorted(encoder.counts.items()) if v}
         manifest = Manifest(log_id, num_requests, encoder.counts[CANDIDATES], files, counts)
         write_json(manifest, folder / MANIFEST)
@@ -154,9 +157,6 @@ def _blank_items(encoder: Encoder, length: int) -> pa.Table:
     blank = Encoder(encoder.schema, dict(encoder.vocabularies))
     columns = item_columns(encoder.schema)
     arrays = [blank._absent(c, length, {}) for c in columns]
-    for i, column in enumerate(columns):
-        if any(f.of == column.name for f in encoder.schema.features):
-            arrays[i] = arrays[i].cast(pa.float64())
     kind = encoder.vocabularies["item"].values.type
     return pa.table(
         [pa.nulls(length, type=kind), *arrays], names=["item_id", *(c.name for c in columns)]
@@ -171,6 +171,7 @@ class _Parts:
         self.rows: dict[str, tuple[int, int]] = {}
         self._pending: list[pa.Table] = []
         self._num_pending = 0
+        self._num_candidates = 0
         self._group = 0
         self._writer: pq.ParquetWriter | None = None
         self._part_rows = 0
@@ -181,9 +182,11 @@ class _Parts:
         self._pending.append(table)
         self._num_pending += table.num_rows
         if not self._group:
-            candidates = len(table["candidates.item"].combine_chunks().flatten())
-            per_request = max(1.0, candidates / table.num_rows)
+            self._num_candidates += len(table["candidates.item"].combine_chunks().flatten())
             low, high = _GROUP_REQUESTS
+            if self._num_pending < high and self._num_candidates < _GROUP_CANDIDATES:
+                return  # too little to tell how many candidates a request has
+            per_request = max(1.0, self._num_candidates / self._num_pending)
             self._group = int(np.clip(_GROUP_CANDIDATES / per_request, low, high))
         if self._num_pending >= self._group:
             whole = self._num_pending // self._group * self._group
@@ -202,11 +205,11 @@ class _Parts:
             self._writer.write_table(piece, row_group_size=self._group)
             self._part_rows += piece.num_rows
             if self._part_rows >= self._group * _PART_GROUPS:
-                self._finish()
+                self._end_part()
         self._pending = [table.slice(num_rows)]
         self._num_pending -= num_rows
 
-    def _finish(self) -> None:
+    def _end_part(self) -> None:
         if self._writer is not None:
             self._writer.close()
             name = f"part-{len(self.rows) - 1:05d}.parquet"
@@ -214,7 +217,14 @@ class _Parts:
         self._writer, self._part_rows = None, 0
 
     def close(self) -> None:
+        """Let go of the file in writing, whatever state it is in."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+
+    def finish(self) -> None:
         """Write what is pending and finish the last part."""
+        self._group = self._group or _GROUP_REQUESTS[1]
         if self._num_pending:
             self._write(self._num_pending)
-        self._finish()
+        self._end_part()

@@ -1,0 +1,21 @@
+"""Training: fit, combine rules, optimisers, schedules, checkpoints, run folders."""
+
+from prerank.training.combine import Combine, Sum
+from prerank.training.config import FitConfig
+from prerank.training.fit import FitReport, fit
+from prerank.training.interrupt import InterruptedRunError
+from prerank.training.optim import RowWiseAdagrad
+from prerank.training.run import Run, load_run, read_run
+
+__all__ = [
+    "Combine",
+    "FitConfig",
+    "FitReport",
+    "InterruptedRunError",
+    "Run",
+    "RowWiseAdagrad",
+    "Sum",
+    "fit",
+    "load_run",
+    "read_run",
+]

@@ -1,0 +1,106 @@
+"""A small request log with a planted truth, and how to train on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from prerank.config import from_values
+from prerank.log import Log, open_log, write_log
+from prerank.models import get
+from prerank.objectives import get as get_objective
+from prerank.schema import Feature, Label, Schema
+
+NUM_ITEMS = 12
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A log in which P(click) is a known function of the item and the user's group."""
+
+    log: Log
+    probability: np.ndarray  # [request, candidate]
+    click: np.ndarray
+    rows: dict[str, np.ndarray]
+
+
+def _write(path: Path, num_requests: int, num_candidates: int) -> Planted:
+    rng = np.random.default_rng(0)
+    shape = (num_requests, num_candidates)
+    user = rng.integers(0, 40, num_requests)
+    item = np.argsort(rng.random((num_requests, NUM_ITEMS)), axis=1)[:, :num_candidates]
+    taste = rng.normal(scale=1.5, size=(2, NUM_ITEMS))
+    probability = 1 / (1 + np.exp(-taste[(user % 2)[:, None], item]))
+    click = rng.random(shape) < probability
+    past = rng.integers(0, NUM_ITEMS, (num_requests, 3))
+    time = 1_700_000_000_000 + np.arange(num_requests) * 60_000
+    schema = Schema(
+        features=(
+            Feature(name="group", owner="user", kind="categorical"),
+            Feature(name="item", owner="item", kind="categorical"),
+        ),
+        streams=("seen",),
+        labels=(Label(name="click"),),
+    )
+    table = pa.table(
+        {
+            "request_id": np.arange(num_requests),
+            "user": user,
+            "time": time,
+            "group": user % 2,
+            "history.seen.item": past.tolist(),
+            "history.seen.time": (time[:, None] - [3000, 2000, 1000]).tolist(),
+            "candidates.item": item.tolist(),
+            "candidates.stage": [["exposed"] * num_candidates] * num_requests,
+            "labels.click": click.astype(float).tolist(),
+        }
+    )
+    cut = int(num_requests * 0.7)
+    rows = {"train": np.arange(cut), "valid": np.arange(cut, num_requests)}
+    write_log(path, schema, [table], splits=rows)
+    return Planted(open_log(path), probability, click, rows)
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return _write(tmp_path_factory.mktemp("training") / "log", 300, 6)
+
+
+@pytest.fixture(scope="session")
+def bigger(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    return _write(tmp_path_factory.mktemp("training") / "log", 3000, 10)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync() -> Iterator[None]:
+    """Waiting for the disk is most of the time of a tiny run, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def new_model(planted: Planted) -> Callable[..., Any]:
+    """Make the same model every time; dropout makes exact resuming harder."""
+
+    def make(log: Log | None = None, seed: int = 0, dropout: float = 0.2) -> Any:
+        torch.manual_seed(seed)
+        values = {"width": 4, "tables": {"dim": 4}, "tower": {"hidden": [8], "dropout": dropout}}
+        kind: Any = get("two_tower")
+        config = from_values(kind.Config, values, where="test")
+        return config.build((log or planted.log).schema)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bce(planted: Planted) -> Any:
+    return get_objective("bce").Config().build(planted.log.schema)

@@ -43,6 +43,9 @@ class ColumnMap(Config, frozen=True):
 class HistoryRule(Config, frozen=True):
     """A history stream made from the impressions themselves.
 
+    An event counts from the time of its impression on. Labels that arrive much later (a purchase
+    the next day) would be seen too early this way; leave them out of ``where`` and ``features``.
+
     Parameters
     ----------
     where : str, optional

@@ -1,5 +1,6 @@
 """The request log: write, read, stream, split, check, transform."""
 
+from prerank.log.check import CheckReport, Finding, check_log
 from prerank.log.columns import Columns
 from prerank.log.log import Log, Part, open_log
 from prerank.log.split import RowRanges, split_log
@@ -7,12 +8,15 @@ from prerank.log.transform import Transforms
 from prerank.log.write import WriteReport, write_log
 
 __all__ = [
+    "CheckReport",
     "Columns",
+    "Finding",
     "Log",
     "Part",
     "RowRanges",
     "Transforms",
     "WriteReport",
+    "check_log",
     "open_log",
     "split_log",
     "write_log",

@@ -17,7 +17,18 @@ from prerank.log.files import SPLITS, Count, read_json, write_json
 if TYPE_CHECKING:
     from prerank.log.log import Log
 
-__all__ = ["RowRanges", "Splits", "check_parts", "load_splits", "save_splits", "split_log"]
+__all__ = [
+    "NO_PARTS",
+    "RowRanges",
+    "Splits",
+    "check_parts",
+    "load_splits",
+    "save_splits",
+    "split_log",
+]
+
+NO_PARTS = "none"
+"""Rule of a log without ``splits.json``."""
 
 _FIX = "make it anew: prerank data split LOG"
 
@@ -140,7 +151,7 @@ def load_splits(folder: Path) -> Splits:
     """
     path = folder / SPLITS
     if not path.exists():
-        return Splits("none", {})
+        return Splits(NO_PARTS, {})
     splits = read_json(path, Splits)
     if splits.digest not in ("", splits.fingerprint()):
         raise InputError(

@@ -26,7 +26,7 @@ _FORWARD = 0.3
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the log and the runs.")] = Path("demo-out"),
     seed: Annotated[int, typer.Option(help="Seed of the world and of training.")] = 0,
-    requests: Annotated[int, typer.Option(help="Requests of the simulated log.")] = 8000,
+    requests: Annotated[int, typer.Option(help="Requests of the simulated log.")] = 20_000,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:

@@ -11,34 +11,31 @@ from rich.table import Table
 from prerank.evaluation.evaluate import Evaluation
 from prerank.evaluation.statistics import Difference, Estimate
 
-__all__ = ["as_text", "cost_table", "difference_table", "metric_table"]
+__all__ = ["as_text", "cost_table", "difference_table", "metric_table", "shown_keys"]
 
-_FIRST = ("gauc/T1", "auc/T1", "request_auc/source:exposed", "ne/T1", "ece/T1", "mrr/T1")
+_FIRST = ("gauc/T1", "auc/T1", "ne/T1", "ece/T1", "mrr/T1")
 
 
-def columns_of(evaluation: Evaluation) -> list[str]:
-    """Return the metric keys worth a column, in order."""
+def shown_keys(evaluation: Evaluation) -> list[str]:
+    """Return the metric keys worth a row for people; JSON has all."""
     every = {key for run in evaluation.runs.values() for key in run.metrics}
-    first = [key for key in _FIRST if key in every]
-    cut = sorted(
-        (k for k in every if k.startswith(("recall@", "ndcg@")) and k.endswith("/T1")),
-        key=lambda k: (k.split("@")[0] == "ndcg", int(k.split("@")[1].split("/")[0])),
-    )
-    sources = [f"gauc/source:{s}" for s in ("exposed", "rank", "prerank", "random")]
-    sources += sorted(k for k in every if k.startswith("gauc/source:") and k not in sources)
-    only_exposed = not any(k in every for k in sources if k != "gauc/source:exposed")
-    return first + cut + ([] if only_exposed else [k for k in sources if k in every])
+    keys = [key for key in _FIRST if key in every]
+    cuts = sorted(int(k[7:-3]) for k in every if k.startswith("recall@") and k.endswith("/T1"))
+    keys += [f"recall@{k}/T1" for k in cuts] + [f"ndcg@{k}/T1" for k in cuts[:1]]
+    if any(k.startswith("gauc/source:") and not k.endswith(":exposed") for k in every):
+        keys += sorted(k for k in every if k.startswith("gauc/source:"))
+        keys += sorted(k for k in every if k.startswith("request_auc/source:"))
+    return keys
 
 
 def metric_table(evaluation: Evaluation) -> Table:
-    """Return one row per scorer, one column per metric."""
+    """Return one row per metric, one column per scorer."""
     table = Table(title=f"{evaluation.log}, part {evaluation.part}", title_justify="left")
-    table.add_column("scorer", no_wrap=True)
-    keys = columns_of(evaluation)
-    for key in keys:
-        table.add_column(key.replace("/", "\n", 1), justify="right")
-    for name, run in evaluation.runs.items():
-        table.add_row(name, *(_short(run.metrics.get(key)) for key in keys))
+    table.add_column("metric", no_wrap=True)
+    for name in evaluation.runs:
+        table.add_column(name.replace("+", " +"), justify="right")
+    for key in shown_keys(evaluation):
+        table.add_row(key, *(_short(run.metrics.get(key)) for run in evaluation.runs.values()))
     return table
 
 

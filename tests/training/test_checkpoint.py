@@ -129,11 +129,24 @@ def test_pruning_keeps_the_last_and_the_best(tmp_path: Path) -> None:
     for step in range(0, 60, 10):
         save_checkpoint(tmp_path, step, TENSORS, {"best": {"step": min(step, 10)}})
     (tmp_path / ".step-00000099.safetensors.abc").write_bytes(b"left behind")
-    prune_checkpoints(tmp_path, keep=2)
+    prune_checkpoints(tmp_path, 50, keep=2)
     kept = sorted(p.name for p in tmp_path.iterdir())
     assert kept == [
         f"step-{step:08d}.{suffix}" for step in (10, 40, 50) for suffix in ("json", "safetensors")
     ]
+
+
+def test_pruning_does_not_count_damaged_later_ones(tmp_path: Path) -> None:
+    for step in (0, 5, 10, 80, 90):
+        save_checkpoint(tmp_path, step, TENSORS, {})
+    for step in (80, 90):
+        (tmp_path / f"step-{step:08d}.json").write_text("{}")
+    prune_checkpoints(tmp_path, 10, keep=2)
+    found, skipped = load_latest(tmp_path)
+    assert found is not None
+    assert (found.step, len(skipped)) == (10, 2)
+    assert load_checkpoint(tmp_path, 5).step == 5
+    assert not (tmp_path / "step-00000000.json").exists()
 
 
 def test_a_failed_write_leaves_the_older_checkpoint(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from prerank.config import from_values
 from prerank.errors import InputError, PrerankError
 from prerank.log import Part, RowRanges, Transforms
 from prerank.models import get
@@ -313,6 +314,15 @@ def test_a_metric_that_cannot_be_had_is_refused(
 def test_values_out_of_range_are_refused(values: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         FitConfig(**values)
+
+
+def test_a_recipe_gets_the_same_errors() -> None:
+    with pytest.raises(InputError, match="did you mean 'epochs'"):
+        from_values(FitConfig, {"epoch": 3}, where="recipe: fit")
+    with pytest.raises(InputError, match="epochs is 0"):
+        from_values(FitConfig, {"epochs": 0}, where="recipe: fit")
+    with pytest.raises(InputError, match="rowwise_adagard"):
+        from_values(FitConfig, {"table_optimizer": "rowwise_adagard"}, where="recipe: fit")
 
 
 def test_bf16_says_what_the_machine_has(

@@ -17,18 +17,20 @@ import torch
 from prerank.config import to_values
 from prerank.errors import InputError
 from prerank.training import FitConfig, InterruptedRunError, fit
+from prerank.training.checkpoint import load_checkpoint
 from prerank.training.metrics_log import read_metrics
 
 CONFIG = FitConfig(
     epochs=3,
     batch_size=32,
-    lr=0.01,
+    lr=0.1,
+    table_lr=0.5,
     schedule="cosine",
     warmup_steps=3,
     clip_norm=1.0,
     plateau_patience=1,
     checkpoint_every=3,
-    eval_every=5,
+    eval_every=2,
     log_every=2,
     eval_metric="loss",
 )
@@ -116,6 +118,13 @@ def test_stopped_anywhere_and_resumed(
     assert len(set(steps)) == len(steps)
 
 
+def test_the_state_to_restore_was_not_trivial(straight: Any, straight_out: Path) -> None:
+    last = load_checkpoint(straight_out / "checkpoints", TOTAL)
+    assert last.state["plateau"]["scale"] < 1
+    assert last.state["waited"] > 0
+    assert straight[1].best.step < TOTAL
+
+
 def test_dropout_and_history_made_it_hard(
     train: Callable[..., Any], straight: Any, tmp_path: Path
 ) -> None:
@@ -177,7 +186,7 @@ def test_ctrl_c_twice_falls_back_to_the_last_checkpoint(
         os.kill(os.getpid(), signal.SIGINT)
 
     out = tmp_path / "run"
-    with pytest.raises(InterruptedRunError, match="goes on from step 3") as caught:
+    with pytest.raises(InterruptedRunError, match="goes on from step 4") as caught:
         train(out, 4, twice)
     assert caught.value.exit_code == 130
     assert "\n" not in str(caught.value)
@@ -256,7 +265,7 @@ def test_a_complete_run_returns_at_once(
 def test_another_configuration_is_refused(
     train: Callable[..., Any], straight: Any, straight_out: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"fit\.lr was 0\.01, is 0\.5\); choose") as caught:
+    with pytest.raises(InputError, match=r"fit\.lr was 0\.1, is 0\.5\); choose") as caught:
         train(straight_out, lr=0.5)
     assert "\n" not in str(caught.value)
 

@@ -2,10 +2,11 @@
 
 from prerank.training.combine import Combine, Sum
 from prerank.training.config import FitConfig
-from prerank.training.fit import FitReport, fit
+from prerank.training.fit import fit
 from prerank.training.interrupt import InterruptedRunError
 from prerank.training.optim import RowWiseAdagrad
 from prerank.training.run import Run, load_run, read_run
+from prerank.training.sitting import FitReport
 
 __all__ = [
     "Combine",

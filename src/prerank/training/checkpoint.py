@@ -179,19 +179,23 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, skipped
 
 
-def prune_checkpoints(folder: Path, *, keep: int) -> None:
-    """Delete all but the last ``keep`` checkpoints and the best ones that those refer to."""
-    steps = sorted(_steps(folder))
+def prune_checkpoints(folder: Path, step: int, *, keep: int) -> None:
+    """Delete all but the last ``keep`` checkpoints and the best ones that those refer to.
+
+    ``step`` is the one just written. Those of later steps are damaged ones that a resumed run has
+    skipped and will replace; they do not count.
+    """
+    steps = sorted(found for found in _steps(folder) if found <= step)
     kept = set(steps[-keep:])
-    for step in steps[-keep:]:
+    for recent in steps[-keep:]:
         try:
-            record = msgspec.json.decode(_path(folder, step).read_bytes(), type=_Record)
+            record = msgspec.json.decode(_path(folder, recent).read_bytes(), type=_Record)
         except (msgspec.MsgspecError, UnicodeDecodeError, OSError):
             continue
         best = _best_step(record.state)
         kept |= {best} if best is not None else set()
-    for step in set(steps) - kept:
-        path = _path(folder, step)
+    for old in set(steps) - kept:
+        path = _path(folder, old)
         path.unlink(missing_ok=True)
         path.with_suffix(".safetensors").unlink(missing_ok=True)
     for path in folder.glob(".step-*"):

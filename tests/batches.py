@@ -25,7 +25,8 @@ _ITEM = (
     _feature("item", "item", "categorical"),
     _feature("item", "category", "categorical"),
 )
-_SIZES = {"item": 30, "category": 7, "user": 12, "tag": 9, "device": 4, "channel": 5, "action": 4}
+# Even sizes: flipping the lowest bit of an id gives another id of the same vocabulary.
+_SIZES = {"item": 30, "category": 8, "user": 12, "tag": 10, "device": 4, "channel": 6, "action": 4}
 
 SCHEMAS: dict[str, Schema] = {
     # Only item ids: no user feature, no history, no context.
@@ -134,7 +135,11 @@ def _features(
     stream: str = "",
 ) -> Features:
     columns = [
-        _ids(schema.size(f.vocab), num_rows, rng) for f in schema.of(owner, "categorical", stream)
+        # The items of a batch are unique, as far as there are ids.
+        torch.from_numpy(rng.permutation(schema.size(f.vocab))[:num_rows])
+        if (owner, f.name) == ("item", "item") and num_rows <= schema.size(f.vocab)
+        else _ids(schema.size(f.vocab), num_rows, rng)
+        for f in schema.of(owner, "categorical", stream)
     ]
     multi = []
     for f in schema.of(owner, "multi", stream):

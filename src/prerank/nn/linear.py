@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import addmm_flop, flop_registry, register_flop_formula
 
 from prerank.batch import Pairs
 
@@ -19,6 +20,10 @@ __all__ = ["RowKind", "SplitLinear"]
 
 RowKind = Literal["request", "item", "candidate"]
 """Rows of a part: ``R``, ``U`` or ``I``."""
+
+# torch counts the operations of addmm, but not of the same done in place.
+if torch.ops.aten.addmm_ not in flop_registry:
+    register_flop_formula(torch.ops.aten.addmm_, get_raw=True)(addmm_flop)
 
 _KINDS: tuple[RowKind, ...] = ("request", "item", "candidate")
 

@@ -47,7 +47,7 @@ class _Constant(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features).uniform_(-1.0, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bias.expand(x.shape[0], -1)
+        return self.bias.repeat(x.shape[0], 1)  # not a view: what follows may work in place
 
 
 def finish(width: int, config: MLP.Config) -> nn.Sequential:

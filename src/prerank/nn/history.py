@@ -45,6 +45,20 @@ class HistoryPooling(nn.Module):
         The pooling.
     features : sequence of Feature, optional
         Features to read; default all.
+
+    Examples
+    --------
+    >>> from prerank.jagged import Jagged
+    >>> from prerank.schema import Label
+    >>> schema = Schema(streams=("clicks",), labels=(Label(name="click"),))
+    >>> tables = FusedTables.Config().build({})
+    >>> pooling = HistoryPooling(schema, "clicks", 2, tables, HistoryPooling.Config())
+    >>> offsets = torch.tensor([0, 2, 2])  # two events of the first request, none of the second
+    >>> none = Jagged(torch.zeros(2, 0), offsets)
+    >>> ages = Jagged(torch.tensor([9, 5]), offsets)
+    >>> clicks = History(Jagged(torch.tensor([1, 0]), offsets), ages, none.to(torch.int64), none)
+    >>> pooling(clicks, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), tables).tolist()
+    [[2.0, 3.0], [0.0, 0.0]]
     """
 
     class Config(BaseConfig, frozen=True):

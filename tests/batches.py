@@ -26,7 +26,7 @@ _ITEM = (
     _feature("item", "category", "categorical"),
 )
 # Even sizes: flipping the lowest bit of an id gives another id of the same vocabulary.
-_SIZES = {"item": 30, "category": 8, "user": 12, "tag": 10, "device": 4, "channel": 6, "action": 4}
+_SIZES = {"item": 30, "category": 8, "user": 12, "tag": 10, "device": 4, "route": 6, "action": 4}
 
 SCHEMAS: dict[str, Schema] = {
     # Only item ids: no user feature, no history, no context.
@@ -36,7 +36,7 @@ SCHEMAS: dict[str, Schema] = {
             *_ITEM,
             _feature("user", "user", "categorical"),
             _feature("context", "device", "categorical"),
-            _feature("candidate", "channel", "categorical"),
+            _feature("candidate", "route", "categorical"),
         ),
         labels=_LABELS,
         vocabularies=_SIZES,
@@ -67,7 +67,7 @@ SCHEMAS: dict[str, Schema] = {
             _feature("context", "device", "categorical"),
             _feature("context", "hour", "categorical", transforms=("hour",)),
             _feature("context", "load", "dense"),
-            _feature("candidate", "channel", "categorical"),
+            _feature("candidate", "route", "categorical"),
             _feature("candidate", "ctr", "dense"),
             _feature("history", "action", "categorical", stream="views"),
             _feature("history", "watch", "dense", stream="views"),

@@ -188,6 +188,22 @@ NOW = feature("age", "candidate", "dense", transforms=("age_of",), of="published
             r"expression 'click and buy' reads label 'buy', which is not declared",
         ),
         ([], {"engaged": "click +"}, r"expression 'click \+': not understood"),
+        (
+            [feature("time", "context", "dense")],
+            {},
+            r"context feature 'time': the log has a column of that name already",
+        ),
+        (
+            [feature("score.x", "candidate", "dense")],
+            {},
+            r"candidate feature 'score.x': the log has a column of that name already",
+        ),
+        (
+            [feature("age", "user", "dense"), feature("age", "context", "dense")],
+            {},
+            r"two features share column 'age'",
+        ),
+        ([], {"channels": ("a", "a")}, r"channel 'a' is declared twice"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(

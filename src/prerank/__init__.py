@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from prerank.cascade import Cascade as Cascade
     from prerank.cascade import Tier as Tier
     from prerank.evaluation import Evaluation as Evaluation
-    from prerank.evaluation import evaluate as evaluate
+    from prerank.evaluation.evaluate import evaluate as evaluate
     from prerank.log import Transforms as Transforms
     from prerank.log import open_log as open_log
     from prerank.log import write_log as write_log
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prerank.schema import Schema as Schema
     from prerank.schema import Task as Task
     from prerank.training import FitConfig as FitConfig
-    from prerank.training import fit as fit
+    from prerank.training.fit import fit as fit
     from prerank.training import load_run as load_run
 
 __version__ = "0.1.0"

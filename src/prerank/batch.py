@@ -164,9 +164,8 @@ class History(Rows):
         Row of each event's item in ``inputs.items``.
     age_ms : Jagged of int64
         Milliseconds from the event to the request, > 0.
-    categorical, multi, dense, vectors
-        Features of the events, as in :class:`Features`, as jagged rows: ``categorical`` has values
-        ``[L, C]``, ``dense`` ``[L, 2 * F]``.
+    categorical, dense : Jagged
+        Features of the events, as in :class:`Features`: values ``[L, C]`` and ``[L, 2 * F]``.
     """
 
     item_of: Jagged

@@ -174,7 +174,8 @@ class Jagged:
     def select(self, rows: Tensor) -> Jagged:
         """Return the given rows ``[R']`` int64, in that order, repeats allowed."""
         starts, lengths = self.offsets[rows], self.lengths[rows]
-        return Jagged(self.values[ranges(starts, lengths)], lengths_to_offsets(lengths))
+        values = self.values.index_select(0, ranges(starts, lengths))
+        return Jagged(values, lengths_to_offsets(lengths))
 
     def to(self, *args: torch.device | torch.dtype | str) -> Jagged:
         """Move to a device, or convert floating-point values to a dtype."""

@@ -31,9 +31,21 @@ NUM_RESERVED = 2
 """Rows 0 (missing) and 1 (unknown) of every vocabulary."""
 
 _CLOCK_SIZE = {"hour": 24, "weekday": 7}
-_RESERVED_NAMES = {
-    "user": ("user",),
-    "item": ("item",),
+_ID_FEATURES = {"user": "user", "item": "item"}
+_TAKEN: dict[str, tuple[str, ...]] = {
+    "user": ("request_id", "user", "time", "observed_until"),
+    "context": ("request_id", "user", "time", "observed_until"),
+    "item": ("item_id", "first_seen_ms"),
+    "history": ("item", "time"),
+    "candidate": (
+        "item",
+        "stage",
+        "channel",
+        "weight",
+        "propensity",
+        "sample_prob",
+        "scored_online",
+    ),
 }
 
 
@@ -88,7 +100,7 @@ class Feature(Config, frozen=True):
     @property
     def stored(self) -> bool:
         """Whether the log has a column for it (ids, clock and age features have none)."""
-        is_id = self.name in _RESERVED_NAMES.get(self.owner, ())
+        is_id = _ID_FEATURES.get(self.owner) == self.name
         return not is_id and self.clock is None and "age_of" not in self.transforms
 
     @property
@@ -270,6 +282,16 @@ def _check_features(schema: Schema) -> None:
     for (owner, _, name), count in names.items():
         if count > 1:
             raise InputError(f"schema: {count} {owner} features are named '{name}'; rename one")
+    columns = Counter(f.column for f in schema.features if f.stored and f.owner != "item")
+    for f in schema.features:
+        dotted = f.owner == "candidate" and f.name.startswith(("rank.", "score."))
+        if f.stored and (f.name in _TAKEN[f.owner] or dotted):
+            raise InputError(
+                f"schema: {f.owner} feature '{f.name}': the log has a column of that "
+                "name already; rename the feature"
+            )
+        if f.stored and f.owner != "item" and columns[f.column] > 1:
+            raise InputError(f"schema: two features share column '{f.column}'; rename one")
     items = {f.name for f in schema.features if f.owner == "item" and f.kind == "dense"}
     for f in schema.features:
         where = f"schema: feature '{f.name}'"
@@ -305,6 +327,17 @@ def _check_features(schema: Schema) -> None:
 
 
 def _check_stages(schema: Schema) -> None:
+    for what, words in (
+        ("stream", schema.streams),
+        ("channel", schema.channels),
+        ("label", [label.name for label in schema.labels]),
+        ("task", [task.name for task in schema.tasks]),
+        ("rank", schema.ranks),
+        ("score", schema.scores),
+    ):
+        twice = [word for word, count in Counter(words).items() if count > 1]
+        if twice:
+            raise InputError(f"schema: {what} '{twice[0]}' is declared twice")
     if not schema.stages or len(set(schema.stages)) != len(schema.stages):
         raise InputError(f"schema: stages must be distinct and not empty, got {schema.stages}")
     owner_of: dict[str, str] = {}

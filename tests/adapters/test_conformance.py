@@ -16,7 +16,7 @@ from prerank.adapters import TABLE, get
 from prerank.adapters.report import ImportReport
 from prerank.errors import InputError
 from prerank.log import open_log
-from prerank.log.flatten import to_impressions
+from prerank.log.impressions.flatten import to_impressions
 from prerank.log.layout import item_columns, request_columns
 
 Samples = dict[str, Callable[[Path], None]]

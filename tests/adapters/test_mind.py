@@ -14,7 +14,7 @@ import pytest
 from prerank.adapters.mind import import_mind
 from prerank.errors import InputError
 from prerank.log import open_log
-from prerank.log.flatten import to_impressions
+from prerank.log.impressions.flatten import to_impressions
 
 Sample = Callable[[Path], None]
 

@@ -16,7 +16,7 @@ from prerank.adapters.movielens import import_movielens, slate_starts
 from prerank.adapters.report import ImportReport
 from prerank.errors import InputError
 from prerank.log import open_log
-from prerank.log.flatten import to_impressions
+from prerank.log.impressions.flatten import to_impressions
 
 Sample = Callable[[Path], None]
 Rating = tuple[int, int, int, int]

@@ -27,7 +27,7 @@ from prerank.adapters.files import Text, bad_row, open_files
 from prerank.adapters.report import ImportReport
 from prerank.errors import InputError
 from prerank.log import write_log
-from prerank.log.grouping import as_lists, codes_of, offsets_of, ranges, repeats
+from prerank.log.impressions.grouping import as_lists, codes_of, offsets_of, ranges, repeats
 from prerank.schema import Feature, Label, Lineage, Schema
 
 __all__ = ["import_mind"]

@@ -29,10 +29,10 @@ from prerank.adapters.files import Files, Text, open_files
 from prerank.adapters.report import ImportReport
 from prerank.errors import InputError, did_you_mean
 from prerank.log import write_log
-from prerank.log.flat import feature_values
-from prerank.log.grouping import chain, codes_of, group_of
-from prerank.log.impressions import group_impressions
-from prerank.log.mapping import ColumnMap, HistoryRule, ImpressionMap
+from prerank.log.impressions.build import group_impressions
+from prerank.log.impressions.flat import feature_values
+from prerank.log.impressions.grouping import chain, codes_of, group_of
+from prerank.log.impressions.mapping import ColumnMap, HistoryRule, ImpressionMap
 from prerank.schema import Feature, Lineage
 
 __all__ = ["import_movielens", "slate_starts"]

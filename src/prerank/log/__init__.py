@@ -1,23 +1,35 @@
 """The request log: write, read, stream, split, check, transform."""
 
-from prerank.log.check import CheckReport, Finding, check_log
 from prerank.log.columns import Columns
+from prerank.log.impressions import (
+    ColumnMap,
+    HistoryRule,
+    ImpressionMap,
+    ImpressionReport,
+    from_impressions,
+    group_impressions,
+    to_impressions,
+)
 from prerank.log.log import Log, Part, open_log
 from prerank.log.split import RowRanges, split_log
 from prerank.log.transform import Transforms
 from prerank.log.write import WriteReport, write_log
 
 __all__ = [
-    "CheckReport",
+    "ColumnMap",
     "Columns",
-    "Finding",
+    "HistoryRule",
+    "ImpressionMap",
+    "ImpressionReport",
     "Log",
     "Part",
     "RowRanges",
     "Transforms",
     "WriteReport",
-    "check_log",
+    "from_impressions",
+    "group_impressions",
     "open_log",
     "split_log",
+    "to_impressions",
     "write_log",
 ]

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prerank.log.grouping import (
+from prerank.log.impressions.grouping import (
     Events,
     as_lists,
     codes_of,

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from prerank import expression
 from prerank.errors import InputError, did_you_mean
-from prerank.log import flat
-from prerank.log.grouping import (
+from prerank.log.impressions import flat
+from prerank.log.impressions.grouping import (
     Events,
     as_lists,
     codes_of,
@@ -21,7 +21,7 @@ from prerank.log.grouping import (
     offsets_of,
     repeats,
 )
-from prerank.log.mapping import ImpressionMap
+from prerank.log.impressions.mapping import ImpressionMap
 from prerank.schema import Owner
 
 __all__ = ["ImpressionRows"]

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from prerank.errors import InputError
-from prerank.log.flat import feature_values, ids, numbers, read_flat, times, words
-from prerank.log.mapping import ColumnMap
+from prerank.log.impressions.flat import feature_values, ids, numbers, read_flat, times, words
+from prerank.log.impressions.mapping import ColumnMap
 
 TABLE = pa.table({"u": [3, 1, 2], "name": ["x", None, "z"], "score": [0.5, None, 1.0]})
 

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 
 from prerank.config import Config
 from prerank.errors import InputError
-from prerank.log import flat
-from prerank.log.grouping import codes_of, group_of, window_starts
-from prerank.log.mapping import ImpressionMap
-from prerank.log.rows import ImpressionRows
+from prerank.log.impressions import flat
+from prerank.log.impressions.grouping import codes_of, group_of, window_starts
+from prerank.log.impressions.mapping import ImpressionMap
+from prerank.log.impressions.rows import ImpressionRows
 from prerank.log.write import write_log
 from prerank.schema import Schema
 

@@ -15,7 +15,7 @@ import pyarrow.feather as pf
 import pyarrow.parquet as pq
 
 from prerank.errors import InputError, did_you_mean
-from prerank.log.mapping import ColumnMap, TimeUnit
+from prerank.log.impressions.mapping import ColumnMap, TimeUnit
 
 __all__ = ["feature_values", "ids", "numbers", "read_flat", "times", "words"]
 

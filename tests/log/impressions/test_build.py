@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from prerank.errors import InputError
 from prerank.log import open_log
-from prerank.log.flatten import to_impressions
-from prerank.log.impressions import from_impressions, group_impressions
-from prerank.log.mapping import ColumnMap, HistoryRule, ImpressionMap
+from prerank.log.impressions.build import from_impressions, group_impressions
+from prerank.log.impressions.flatten import to_impressions
+from prerank.log.impressions.mapping import ColumnMap, HistoryRule, ImpressionMap
 from prerank.schema import Feature
 
 MAPPING = ImpressionMap(

@@ -1,5 +1,6 @@
 """The request log: write, read, stream, split, check, transform."""
 
+from prerank.log.check import CheckReport, Finding, check_log
 from prerank.log.columns import Columns
 from prerank.log.impressions import (
     ColumnMap,
@@ -16,8 +17,10 @@ from prerank.log.transform import Transforms
 from prerank.log.write import WriteReport, write_log
 
 __all__ = [
+    "CheckReport",
     "ColumnMap",
     "Columns",
+    "Finding",
     "HistoryRule",
     "ImpressionMap",
     "ImpressionReport",
@@ -26,6 +29,7 @@ __all__ = [
     "RowRanges",
     "Transforms",
     "WriteReport",
+    "check_log",
     "from_impressions",
     "group_impressions",
     "open_log",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from prerank.plugins import lazy_names
 
 if TYPE_CHECKING:
     from prerank import models as models
@@ -20,40 +21,31 @@ if TYPE_CHECKING:
     from prerank.schema import Schema as Schema
     from prerank.schema import Task as Task
     from prerank.training import FitConfig as FitConfig
-    from prerank.training.fit import fit as fit
     from prerank.training import load_run as load_run
+    from prerank.training.fit import fit as fit
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Cascade": "prerank.cascade",
-    "Evaluation": "prerank.evaluation",
-    "Feature": "prerank.schema",
-    "FitConfig": "prerank.training",
-    "Label": "prerank.schema",
-    "Schema": "prerank.schema",
-    "Task": "prerank.schema",
-    "Tier": "prerank.cascade",
-    "Transforms": "prerank.log",
-    "evaluate": "prerank.evaluation",
-    "fit": "prerank.training",
-    "load_run": "prerank.training",
-    "models": "",
-    "objectives": "",
-    "open_log": "prerank.log",
-    "write_log": "prerank.log",
+_TARGETS = {
+    "Cascade": "prerank.cascade:Cascade",
+    "Evaluation": "prerank.evaluation:Evaluation",
+    "Feature": "prerank.schema:Feature",
+    "FitConfig": "prerank.training:FitConfig",
+    "Label": "prerank.schema:Label",
+    "Schema": "prerank.schema:Schema",
+    "Task": "prerank.schema:Task",
+    "Tier": "prerank.cascade:Tier",
+    "Transforms": "prerank.log:Transforms",
+    "evaluate": "prerank.evaluation:evaluate",
+    "fit": "prerank.training:fit",
+    "load_run": "prerank.training:load_run",
+    "models": "prerank.models",
+    "objectives": "prerank.objectives",
+    "open_log": "prerank.log:open_log",
+    "write_log": "prerank.log:write_log",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_TARGETS]  # noqa: PLE0604
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that ``import prerank`` stays light."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'prerank' has no attribute '{name}'")
-    home = _HOME[name]
-    return getattr(import_module(home), name) if home else import_module(f"prerank.{name}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+# Names are imported when first used, so that ``import prerank`` stays light.
+__getattr__, __dir__ = lazy_names(__name__, _TARGETS)

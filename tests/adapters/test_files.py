@@ -97,5 +97,5 @@ def test_an_unknown_adapter_names_the_nearest() -> None:
 
 def test_a_package_can_bring_its_own_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("mine", "prerank.adapters.mind:import_mind", "prerank.adapters")
-    monkeypatch.setattr("prerank.adapters.entry_points", lambda group: EntryPoints([entry]))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: EntryPoints([entry]))
     assert get("mine") is get("mind")

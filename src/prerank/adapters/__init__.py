@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 from prerank.adapters.report import ImportReport
-from prerank.errors import InputError, did_you_mean
+from prerank.plugins import lookup
 
 __all__ = ["TABLE", "Importer", "get"]
 
@@ -38,12 +36,5 @@ def get(name: str) -> Importer:
         ...
     prerank.errors.InputError: no adapter 'movilens'; did you mean 'movielens'?
     """
-    if name in TABLE:
-        module, _, function = TABLE[name].partition(":")
-        importer: Importer = getattr(importlib.import_module(module), function)
-        return importer
-    plugged = {entry.name: entry for entry in entry_points(group="prerank.adapters")}
-    if name in plugged:
-        found: Importer = plugged[name].load()
-        return found
-    raise InputError(f"no adapter '{name}'; {did_you_mean(name, [*TABLE, *plugged])}")
+    group, unknown = "prerank.adapters", f"no adapter '{name}'"
+    return lookup(name, TABLE, group=group, unknown=unknown)  # type: ignore[no-any-return]

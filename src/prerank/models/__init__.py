@@ -6,11 +6,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from prerank.errors import InputError, did_you_mean
+from prerank.plugins import lazy_names, lookup
 
 if TYPE_CHECKING:
     from prerank.models.base import Model as Model
@@ -27,6 +25,7 @@ TABLE: dict[str, str] = {
 
 _CLASSES = {target.split(":")[1]: target for target in TABLE.values()}
 _CLASSES["Model"] = "prerank.models.base:Model"
+__getattr__, __dir__ = lazy_names(__name__, _CLASSES)
 
 
 def get(name: str) -> type[Model]:
@@ -46,25 +45,5 @@ def get(name: str) -> type[Model]:
         ...
     prerank.errors.InputError: model 'two_towers' is not known; did you mean 'two_tower'?
     """
-    if name in TABLE:
-        return _load(TABLE[name])  # type: ignore[no-any-return]
-    plugins = {point.name: point for point in entry_points(group="prerank.models")}
-    if name in plugins:
-        return plugins[name].load()  # type: ignore[no-any-return]
-    hint = did_you_mean(name, [*TABLE, *plugins])
-    raise InputError(f"model '{name}' is not known; {hint}")
-
-
-def _load(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _CLASSES:
-        return _load(_CLASSES[name])
-    raise AttributeError(f"module 'prerank.models' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_CLASSES})
+    unknown = f"model '{name}' is not known"
+    return lookup(name, TABLE, group="prerank.models", unknown=unknown)  # type: ignore[no-any-return]

@@ -6,11 +6,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from prerank.errors import InputError, did_you_mean
+from prerank.plugins import lazy_names, lookup
 
 if TYPE_CHECKING:
     from prerank.objectives.base import Objective as Objective
@@ -25,6 +23,7 @@ TABLE: dict[str, str] = {
 
 _CLASSES = {target.split(":")[1]: target for target in TABLE.values()}
 _CLASSES["Objective"] = "prerank.objectives.base:Objective"
+__getattr__, __dir__ = lazy_names(__name__, _CLASSES)
 
 
 def get(name: str) -> Any:
@@ -44,25 +43,5 @@ def get(name: str) -> Any:
         ...
     prerank.errors.InputError: objective 'bec' is not known; did you mean 'bce'?
     """
-    if name in TABLE:
-        return _load(TABLE[name])
-    plugins = {point.name: point for point in entry_points(group="prerank.objectives")}
-    if name in plugins:
-        return plugins[name].load()
-    hint = did_you_mean(name, [*TABLE, *plugins])
-    raise InputError(f"objective '{name}' is not known; {hint}")
-
-
-def _load(target: str) -> Any:
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _CLASSES:
-        return _load(_CLASSES[name])
-    raise AttributeError(f"module 'prerank.objectives' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_CLASSES})
+    unknown = f"objective '{name}' is not known"
+    return lookup(name, TABLE, group="prerank.objectives", unknown=unknown)

@@ -8,6 +8,6 @@ pytest_collect_file = (
     Sybil(parsers=[DocTestParser()], pattern="*.py", path="src")
     + Sybil(
         parsers=[PythonCodeBlockParser(), SkipParser()],
-        patterns=["README.md", "docs/*.md", "docs/*/*.md"],
+        patterns=["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/*/*.md"],
     )
 ).pytest()

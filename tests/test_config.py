@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 import msgspec
 import pytest
@@ -18,6 +19,10 @@ class Outer(Config, frozen=True):
     width: int
     inner: Inner = Inner()
     weights: dict[str, float] = msgspec.field(default_factory=dict)
+    maybe: Inner | None = None
+    inners: tuple[Inner, ...] = ()
+    named: dict[str, Inner] = msgspec.field(default_factory=dict)
+    mode: Literal["fast", "slow"] = "fast"
 
 
 def test_values_round_trip_through_json() -> None:
@@ -41,19 +46,43 @@ def test_defaults_are_not_shared() -> None:
 def test_a_misspelt_key_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"^recipe a.yaml: unknown key 'widht'; did you mean 'wi"):
         from_values(Outer, {"widht": 3}, where="recipe a.yaml")
-    with pytest.raises(InputError, match=r"known: hidden, inner, weights, width"):
+    with pytest.raises(
+        InputError, match=r"known: hidden, inner, inners, maybe, mode, named, weights, width"
+    ):
         from_values(Outer, {"zzz": 3}, where="recipe")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"width": "3"}, r"^here: Expected `int`, got `str` - at `\$.width`"),
-        ({"width": 3.5}, r"^here: Expected `int`, got `float`"),
-        ({}, r"^here: Object missing required field `width`"),
-        ({"width": 3, "hidden": [1, "x"]}, r"at `\$.hidden\[1\]`"),
-        ({"width": 3, "inner": {"rat": 1.0}}, r"unknown field `rat` - at `\$.inner`"),
-        ({"width": None}, r"Expected `int`, got `null`"),
+        ({"inner": {"rat": 1.0}}, r"'inner.rat'; did you mean 'rate'\?$"),
+        ({"maybe": {"rat": 1.0}}, r"'maybe.rat'; did you mean 'rate'\?$"),
+        ({"inners": [{"rate": 1.0}, {"zzz": 1}]}, r"'inners.1.zzz'; known: rate$"),
+        ({"named": {"a": {"raet": 1}}}, r"'named.a.raet'; did you mean 'rate'\?$"),
+        ({3: 1}, r"'3'; known: hidden, inner, "),
+    ],
+)
+def test_a_misspelt_key_is_found_at_any_depth(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=r"^here: unknown key " + message):
+        from_values(Outer, {"width": 3, **values}, where="here")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"width": "3"}, r"^here: 'width' is '3'; expected int, got str$"),
+        ({"width": 3.5}, r"^here: 'width' is 3.5; expected int, got float$"),
+        ({"width": None}, r"^here: 'width' is None; expected int, got null$"),
+        ({}, r"^here: no 'width'; it must be given$"),
+        ({"width": 3, "hidden": [1, "x"]}, r"^here: 'hidden.1' is 'x'; expected int, got str$"),
+        ({"width": 3, "hidden": "8"}, r"^here: 'hidden' is '8'; expected array, got str$"),
+        ({"width": 3, "inner": 4}, r"^here: 'inner' is 4; expected object, got int$"),
+        ({"width": 3, "inner": {"rate": "x"}}, r"^here: 'inner.rate' is 'x'; expected float, "),
+        ({"width": 3, "weights": {"a": "x"}}, r"^here: 'weights' is {'a': 'x'}; expected float, "),
+        ({"width": 3, "mode": "fats"}, r"^here: 'mode' is 'fats'; did you mean 'fast'\?$"),
+        ({"width": 3, "mode": "zz"}, r"^here: 'mode' is 'zz'; known: fast, slow$"),
+        ({"width": 3, "mode": 4}, r"^here: 'mode' is 4; expected str, got int$"),
+        ({"width": "x" * 500}, r"^here: 'width' is 'x{10,30}\.{3}x{10,30}'; expected int, got"),
     ],
 )
 def test_bad_values_say_where(values: dict[str, object], message: str) -> None:

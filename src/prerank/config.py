@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from prerank.errors import InputError, did_you_mean
 
@@ -31,6 +34,8 @@ class Config(
 
 
 C = TypeVar("C", bound=msgspec.Struct)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 def from_values(kind: type[C], values: Mapping[str, Any], *, where: str) -> C:
@@ -48,7 +53,8 @@ def from_values(kind: type[C], values: Mapping[str, Any], *, where: str) -> C:
     Raises
     ------
     InputError
-        A misspelt key (the nearest one is named), a value of the wrong type, a missing value.
+        A misspelt key at any depth (the nearest one is named), a value of the wrong type, a
+        missing value; ``where`` and the dotted path of the key say which.
 
     Examples
     --------
@@ -61,14 +67,51 @@ def from_values(kind: type[C], values: Mapping[str, Any], *, where: str) -> C:
         ...
     prerank.errors.InputError: demo: unknown key 'widht'; did you mean 'width'?
     """
-    known = [field.encode_name for field in msgspec.structs.fields(kind)]
-    for key in values:
-        if key not in known:
-            raise InputError(f"{where}: unknown key '{key}'; {did_you_mean(str(key), known)}")
     try:
         return msgspec.convert(dict(values), kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{where}: {error}") from None
+        found = _complaint(inspect.type_info(kind), values, "") or _in_words(error, values)
+        raise InputError(f"{where}: {found}") from None
+
+
+def _complaint(kind: inspect.Type, value: Any, path: str) -> str:
+    """Return what is wrong with the keys or choices of a value; empty if it is something else."""
+    inner: list[tuple[inspect.Type, Any, str]] = []
+    match kind:
+        case inspect.StructType() if isinstance(value, Mapping):
+            fields = {field.encode_name: field for field in kind.fields}
+            for key, part in value.items():
+                if key not in fields:
+                    return f"unknown key '{path}{key}'; {did_you_mean(str(key), fields)}"
+                inner.append((fields[key].type, part, f"{path}{key}."))
+            for name, field in fields.items():
+                if field.required and name not in value:
+                    return f"no '{path}{name}'; it must be given"
+        case inspect.DictType() if isinstance(value, Mapping):
+            inner = [(kind.value_type, part, f"{path}{key}.") for key, part in value.items()]
+        case inspect.ListType() | inspect.VarTupleType() if isinstance(value, list | tuple):
+            inner = [(kind.item_type, part, f"{path}{k}.") for k, part in enumerate(value)]
+        case inspect.UnionType():
+            inner = [(member, value, path) for member in kind.types]
+        case inspect.LiteralType() if isinstance(value, str) and value not in kind.values:
+            return f"'{path[:-1]}' is '{value}'; {did_you_mean(value, map(str, kind.values))}"
+    return next(filter(None, (_complaint(*part) for part in inner)), "")
+
+
+def _in_words(error: msgspec.ValidationError, values: Any) -> str:
+    """Turn ``Expected `int`, got `str` - at `$.width``` into key, value and what was expected."""
+    text, _, place = str(error).partition(" - at ")
+    names = []
+    for name in re.findall(r"[^.\[\]`$]+", place.rpartition("$")[2]):
+        if isinstance(values, Mapping) and name in values:
+            values = values[name]
+        elif isinstance(values, list | tuple) and name.isdigit():
+            values = values[int(name)]
+        else:
+            break  # a key of a plain mapping, which msgspec does not name
+        names.append(name)
+    text = text.replace("`", "")
+    return f"'{'.'.join(names)}' is {_SHORT.repr(values)}; {text[0].lower()}{text[1:]}"
 
 
 def to_values(config: msgspec.Struct) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Scorers that learn nothing beyond counts: the rows every table of results needs.
 
-``random``, ``popularity`` (times shown in training), ``item_mean`` (smoothed rate of engagement),
-``item_mean:LABEL`` (smoothed mean of a label), ``item_mean+user_mean``, ``slot`` (place in the
-log's list), ``slate_size`` (fewer candidates first).
+Counted on the training part: ``popularity`` (exposures with known engagement), ``item_mean``
+(smoothed rate of engagement of exposures), ``item_mean:LABEL`` (smoothed mean of a label over
+exposures), ``item_mean+user_mean`` (that of the user added). Not counted: ``random``, ``slot`` (the
+log's own order: what was shown by slot, then the rest as listed), ``slate_size`` (requests of fewer
+candidates first, which says nothing within one).
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from prerank.batch import Evidence
 from prerank.errors import InputError, did_you_mean
 from prerank.evaluation.collect import Kind, Scorer, Scores
 from prerank.log import Columns, Log, Part
-from prerank.log.columns import CANDIDATES
 from prerank.log.evidence import build_evidence
 from prerank.rng import stream, uniform
 
@@ -33,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _Means:
-    """Smoothed means by index: ``(sum + prior * mean) / (count + prior)``."""
+    """Smoothed means by index: ``(sum + 10 * overall mean) / (count + 10)``."""
 
     value: Floats
     count: Floats
@@ -52,7 +53,7 @@ class _Random:
     kind: Kind = "score"
 
     def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
-        lengths = np.diff(columns.groups[CANDIDATES].offsets)
+        lengths = np.diff(columns.candidates.offsets)
         row = np.repeat(columns.scalars["row"], lengths)
         return uniform(self.seed, _RANDOM, row, evidence.item.numpy())[:, None]
 
@@ -66,34 +67,45 @@ class _Lookup:
     def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
         scores = self.item[evidence.item.numpy()]
         if self.user is not None:
-            lengths = np.diff(columns.groups[CANDIDATES].offsets)
+            lengths = np.diff(columns.candidates.offsets)
             scores = scores + np.repeat(self.user[evidence.user.numpy()], lengths)
         return np.asarray(scores[:, None])
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Minus the place in the log's list, or the length of the list."""
+    """Minus the place in the log's own order, or the length of the list."""
 
     size: bool
     kind: Kind = "score"
 
     def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
-        offsets = columns.groups[CANDIDATES].offsets
+        offsets = columns.candidates.offsets
         lengths = np.diff(offsets)
         if self.size:
             return -np.repeat(lengths, lengths).astype(np.float64)[:, None]
         place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         if "exposed" in evidence.ranks:
             slot = evidence.ranks["exposed"].numpy()
-            place = np.where(slot >= 0, slot, place)
+            place = np.where(slot >= 0, slot, place + np.repeat(lengths, lengths))
         return -place.astype(np.float64)[:, None]
 
 
 def make_baselines(
     names: Iterable[str], train: Part | None, log: Log, seed: int
 ) -> dict[str, Scorer]:
-    """Return the named baselines, counted on the training part of the evaluated log.
+    """Return the named baselines.
+
+    Parameters
+    ----------
+    names : iterable of str
+        See the top of this file.
+    train : Part or None
+        What to count on; whoever evaluates these rows too sees their labels twice.
+    log : Log
+        The log of that part and of the part to score.
+    seed : int
+        Of ``random``.
 
     Raises
     ------
@@ -112,7 +124,8 @@ def make_baselines(
     if counted:
         if train is None:
             raise InputError(
-                f"baseline '{counted[0]}' needs a 'train' part; run: prerank data split"
+                f"{log.path}: baseline '{counted[0]}' needs a part 'train' to count on; make one "
+                "(prerank data split), or choose others: random, slot, slate_size"
             )
         wanted = {n.partition(":")[2] for n in counted}
         means = _count(train, log, wanted)
@@ -136,15 +149,17 @@ def _count(train: Part, log: Log, labels: Iterable[str]) -> dict[str, tuple[_Mea
         label: [] for label in labels
     }
     collected.setdefault("", [])
+    last_stage = len(log.schema.stages) - 1
     for columns in train.columns(4096):
         evidence = build_evidence(columns, log.schema, log.schema)
-        lengths = np.diff(columns.groups[CANDIDATES].offsets)
+        lengths = np.diff(columns.candidates.offsets)
         user = np.repeat(evidence.user.numpy(), lengths)
         item = evidence.item.numpy()
+        shown = (evidence.stage == last_stage).numpy()
         for label, rows in collected.items():
             values = evidence.labels[label] if label else evidence.engaged
             y = values.numpy().astype(np.float64)
-            known = ~np.isnan(y)
+            known = shown & ~np.isnan(y)
             rows.append((item[known], user[known], y[known]))
     result = {}
     for label, rows in collected.items():

@@ -13,15 +13,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from prerank import metrics
 from prerank.batch import Evidence
 from prerank.cascade import Cascade
 from prerank.errors import InputError
 from prerank.log import Columns, Log, Part
-from prerank.log.columns import CANDIDATES
 from prerank.log.evidence import build_evidence
 from prerank.models.base import Model
+from prerank.schema import Schema
 
-__all__ = ["CascadeScorer", "Collected", "ModelScorer", "Scorer", "collect"]
+__all__ = [
+    "CascadeScorer",
+    "Collected",
+    "ModelScorer",
+    "Scorer",
+    "check_scores",
+    "collect",
+]
 
 Kind = Literal["logit", "score", "order"]
 Scores = npt.NDArray[np.float64]
@@ -40,48 +48,64 @@ class Scorer(Protocol):
         ...
 
     def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
-        """Return ``[I, T]`` logits, or ``[I, 1]`` values."""
+        """Return logits ``[I, T]`` of the log's tasks, or ``[I, 1]`` values."""
         ...
 
 
 class ModelScorer:
-    """Scores with a model in eval mode."""
+    """Scores with a model in eval mode.
+
+    Raises
+    ------
+    InputError
+        The model has no transforms, so it was not trained.
+    """
 
     kind: Kind = "logit"
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
         if model.transforms is None:
-            raise InputError("evaluate: the model was not trained; fit it or load a run first")
+            raise InputError(
+                f"evaluate: the {type(model).__name__} was not trained; fit it or load a run first"
+            )
         self.model = model.to(device).eval()
+        self.transforms = model.transforms
         self.device = device
 
     @torch.inference_mode()
     def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
         """Return the logits ``[I, T]``."""
-        assert self.model.transforms is not None
-        batch = self.model.transforms.batch(columns, log)
-        logits = self.model(batch.inputs.to(self.device)).logits
-        return np.asarray(logits.double().cpu().numpy())
+        inputs = self.transforms.batch(columns, log).inputs.to(self.device)
+        return np.asarray(self.model(inputs).logits.double().cpu().numpy())
 
 
 class CascadeScorer:
-    """Scores with a cascade: minus the place in the request's order."""
+    """Scores with a cascade: minus the place in the request's order.
+
+    Equal values are put in a random order, the one that ``metrics.top_order`` draws from the same
+    seed, so a cascade of one tier is ranked as its model.
+    """
 
     kind: Kind = "order"
 
-    def __init__(self, cascade: Cascade, device: str = "cpu") -> None:
+    def __init__(self, cascade: Cascade, device: str = "cpu", *, seed: int = 0) -> None:
         self.scorers = [ModelScorer(model, device) for model in cascade.models]
         self.cascade = cascade
         self.device = device
+        self.seed = seed
 
     def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
         """Return minus the positions ``[I, 1]``."""
-        inputs = []
-        for model in self.cascade.models:
-            assert model.transforms is not None
-            inputs.append(model.transforms.batch(columns, log).inputs.to(self.device))
-        position = self.cascade.rank(inputs).position
-        return -position.double().cpu().numpy()[:, None]
+        inputs = [s.transforms.batch(columns, log).inputs.to(self.device) for s in self.scorers]
+        offsets = columns.candidates.offsets
+        num_candidates = int(offsets[-1])
+        order = metrics.top_order(
+            np.zeros(num_candidates), offsets, seed=self.seed, row=columns.scalars["row"]
+        )
+        tie = np.empty(num_candidates, dtype=np.int64)
+        tie[order] = np.arange(num_candidates)
+        ranked = self.cascade.rank(inputs, tie=torch.from_numpy(tie).to(self.device))
+        return -ranked.position.double().cpu().numpy()[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +114,16 @@ class Collected:
 
     Parameters
     ----------
+    schema : Schema
+        Of the evaluated log: sources and tasks.
     row, user : ndarray ``[R]`` int64
         Log row and user index of each request.
     offsets : ndarray ``[R + 1]`` int64
         Where each request's candidates begin.
-    item, stage, source : ndarray ``[I]`` int64
-        Item index, stage code, source code.
+    shown : ndarray ``[I]`` bool
+        Whether the candidate reached the last stage, exposure.
+    source : ndarray ``[I]`` int64
+        Code in ``schema.source_names``; negative for positives and unknowns.
     engaged : ndarray ``[I]`` float32
         1, 0, NaN.
     targets : ndarray ``[I, T]`` float32
@@ -106,22 +134,32 @@ class Collected:
         What each scorer's numbers mean.
     """
 
+    schema: Schema
     row: npt.NDArray[np.int64]
     user: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
-    item: npt.NDArray[np.int64]
-    stage: npt.NDArray[np.int64]
+    shown: npt.NDArray[np.bool_]
     source: npt.NDArray[np.int64]
     engaged: npt.NDArray[np.float32]
     targets: npt.NDArray[np.float32]
     scores: dict[str, Scores]
     kinds: dict[str, Kind]
-    source_names: tuple[str, ...]
 
     @property
-    def request_of(self) -> npt.NDArray[np.int64]:
-        """Request of each candidate ``[I]``."""
-        return np.repeat(np.arange(len(self.row)), np.diff(self.offsets))
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Number of candidates of each request ``[R]``."""
+        return np.diff(self.offsets)
+
+    @property
+    def positive(self) -> npt.NDArray[np.bool_]:
+        """The truth T1, engaged exposures ``[I]``."""
+        return self.shown & (self.engaged == 1)
+
+    @property
+    def has_positive(self) -> npt.NDArray[np.bool_]:
+        """Whether a request has an engaged exposure ``[R]``."""
+        has: npt.NDArray[np.bool_] = np.diff(self.offsets_of(self.positive)) > 0
+        return has
 
     def offsets_of(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         """Return the offsets ``[R + 1]`` of a subset of the candidates ``[I]``."""
@@ -141,38 +179,57 @@ def collect(
     Raises
     ------
     InputError
-        The part is empty, or a score is not finite (the scorer and request are named).
+        The part is empty, or scores are not finite or not as many as candidates and tasks (the
+        scorer is named).
     """
     log = part.log
+    last_stage = len(log.schema.stages) - 1
+    width = {"logit": len(log.schema.task_names), "score": 1, "order": 1}
     pieces: dict[str, list[npt.NDArray[Any]]] = {}
     scores: dict[str, list[Scores]] = {name: [] for name in scorers}
     lengths: list[npt.NDArray[np.int64]] = []
     for columns in part.columns(batch_size):
         evidence = build_evidence(columns, log.schema, log.schema)
-        for name in ("row", "user", "item", "stage", "source", "engaged", "targets"):
+        for name in ("row", "user", "source", "engaged", "targets"):
             pieces.setdefault(name, []).append(getattr(evidence, name).numpy())
-        lengths.append(np.diff(columns.groups[CANDIDATES].offsets))
+        pieces.setdefault("shown", []).append((evidence.stage == last_stage).numpy())
+        lengths.append(np.diff(columns.candidates.offsets))
         for name, scorer in scorers.items():
             values = scorer(columns, log, evidence)
-            if not np.isfinite(values).all():
-                bad = np.flatnonzero(~np.isfinite(values).all(axis=1))[0]
-                request = np.searchsorted(np.cumsum(lengths[-1]), bad, side="right")
-                row = columns.scalars["row"][request]
-                raise InputError(
-                    f"evaluate: '{name}' gives a score that is not finite for request row {row}; "
-                    "the run diverged or its weights are damaged"
-                )
+            check_scores(values, width[scorer.kind], name, columns)
             scores[name].append(values)
         if progress is not None:
             progress(columns.num_requests)
     if not lengths:
         raise InputError(f"{log.path}: part '{part.name}' has no request to evaluate")
-    joined = {name: np.concatenate(parts) for name, parts in pieces.items()}
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     return Collected(
+        schema=log.schema,
         offsets=offsets,
         scores={name: np.concatenate(parts) for name, parts in scores.items()},
         kinds={name: scorer.kind for name, scorer in scorers.items()},
-        source_names=log.schema.source_names,
-        **joined,
+        **{name: np.concatenate(parts) for name, parts in pieces.items()},
     )
+
+
+def check_scores(values: Scores, width: int, name: str, columns: Columns) -> None:
+    """Raise unless the scores of a batch are finite and ``[I, width]``.
+
+    Raises
+    ------
+    InputError
+        They are not; the scorer is named, and the request of the first one that is not finite.
+    """
+    offsets = columns.candidates.offsets
+    if values.shape != (offsets[-1], width):
+        raise InputError(
+            f"'{name}' gives scores of shape {values.shape}; expected ({offsets[-1]}, {width}): "
+            "one row per candidate, and for logits one column per task"
+        )
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        request = np.searchsorted(offsets, int(bad.argmax()), side="right") - 1
+        raise InputError(
+            f"'{name}' gives a score that is not finite for request row "
+            f"{columns.scalars['row'][request]}; the run diverged or its weights are damaged"
+        )

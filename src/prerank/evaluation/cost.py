@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,9 +28,11 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     us_per_request, us_per_item, us_per_candidate : float
-        Microseconds of ``request_state``, ``item_state`` and ``score`` per row.
+        Microseconds of ``request_state``, ``item_state`` and ``score`` per row. The items of
+        histories count to the request.
     flops_per_candidate : float
-        FLOPs of ``score`` per candidate, 2 per multiply-add; matrix products only.
+        FLOPs of ``score`` per candidate, 2 per multiply-add: products and sums, of matrices and
+        element by element; not activations, normalisations and look-ups.
     params_dense, params_table : int
         Parameters outside and inside embedding tables.
     """
@@ -56,30 +61,77 @@ def measure_cost(model: Model, inputs: Inputs) -> Cost:
     model : Model
         In eval mode.
     inputs : Inputs
-        With at least one candidate; its size is the size the times hold for.
+        On the model's device, with at least one candidate; its size is the size the times hold
+        for.
     """
-    requests, items = model.request_state(inputs), model.item_state(inputs.items)
-    pairs = inputs.pairs
-    with FlopCounterMode(display=False) as counter:
+    alone = _history_only(inputs)
+    pairs, device = inputs.pairs, inputs.request_of.device
+    requests, items = model.request_state(alone), model.item_state(inputs.items)
+    with FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
         model.score(requests, items, pairs)
-    num_candidates = max(inputs.num_candidates, 1)
+    us_request = _median_us(lambda: model.request_state(alone), device)
+    us_item = _median_us(lambda: model.item_state(inputs.items), device)
+    us_score = _median_us(lambda: model.score(requests, items, pairs), device)
     dense, table = count_parameters(model)
     return Cost(
-        us_per_request=_median_us(lambda: model.request_state(inputs)) / inputs.num_requests,
-        us_per_item=_median_us(lambda: model.item_state(inputs.items))
-        / max(inputs.items.num_rows, 1),
-        us_per_candidate=_median_us(lambda: model.score(requests, items, pairs)) / num_candidates,
-        flops_per_candidate=counter.get_total_flops() / num_candidates,
+        us_per_request=us_request / inputs.num_requests,
+        us_per_item=us_item / inputs.items.num_rows,
+        us_per_candidate=us_score / inputs.num_candidates,
+        flops_per_candidate=counter.get_total_flops() / inputs.num_candidates,
         params_dense=dense,
         params_table=table,
     )
 
 
-def _median_us(call: Callable[[], object]) -> float:
+def _history_only(inputs: Inputs) -> Inputs:
+    """Return the requests without candidates, and with the items of their histories only."""
+    none = inputs.request_of[:0]
+    lengths = [h.item_of.values.numel() for h in inputs.history.values()]
+    events = torch.cat([none, *(h.item_of.values for h in inputs.history.values())])
+    items, item_of = torch.unique(events, return_inverse=True)
+    history = {
+        name: dataclasses.replace(h, item_of=h.item_of.with_values(part))
+        for (name, h), part in zip(inputs.history.items(), item_of.split(lengths), strict=True)
+    }
+    return dataclasses.replace(
+        inputs,
+        history=history,
+        items=inputs.items.select(items),
+        candidate=inputs.candidate.select(none),
+        offsets=torch.zeros_like(inputs.offsets),
+        request_of=none,
+        item_of=none,
+    )
+
+
+def _per_output(*shapes: Any, out_shape: Any = None, **options: Any) -> int:
+    return math.prod(out_shape)
+
+
+def _per_input(shape: Any, *rest: Any, **options: Any) -> int:
+    return math.prod(shape)
+
+
+# What torch's counter leaves out, though it is all that a dot product of two towers does.
+_ELEMENTWISE = {
+    torch.ops.aten.mul: _per_output,
+    torch.ops.aten.add: _per_output,
+    torch.ops.aten.sub: _per_output,
+    torch.ops.aten.sum: _per_input,
+}
+
+
+def _median_us(call: Callable[[], object], device: torch.device) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     call()
     times = []
     for _ in range(_REPEATS):
+        wait()
         start = time.perf_counter()
         call()
+        wait()
         times.append(time.perf_counter() - start)
     return float(np.median(times)) * 1e6

@@ -10,18 +10,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from prerank.batch import POSITIVE
 from prerank.cascade import Cascade
 from prerank.errors import InputError
 from prerank.evaluation.baselines import DEFAULT_BASELINES, make_baselines
 from prerank.evaluation.collect import CascadeScorer, Collected, ModelScorer, Scorer, collect
 from prerank.evaluation.cost import Cost, measure_cost
-from prerank.evaluation.measures import Measure, compare, measure
+from prerank.evaluation.estimators import Measure, compare
+from prerank.evaluation.measures import measure
 from prerank.evaluation.statistics import Difference, Estimate
 from prerank.log import Log, Part
 from prerank.models.base import Model
 
-__all__ = ["Evaluation", "RunResult", "evaluate"]
+__all__ = ["DEFAULT_KS", "Evaluation", "RunResult", "evaluate"]
 
 DEFAULT_KS = (10, 50, 100)
 
@@ -44,7 +44,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     differences : dict of str to dict of key to Difference
         ``"a - b"``: paired, same users resampled together; every run minus every other row.
     counts : dict of str to int
-        Requests, candidates, positives, requests without a positive, dropped users.
+        ``requests``, ``candidates``, ``users``, ``positives`` (engaged exposures),
+        ``requests_without_positive`` (they count in no metric of an order),
+        ``users_of_one_class`` (exposures all engaged or none; they do not count in ``gauc/T1``),
+        ``negatives:SOURCE``.
     log, part, seed
         What was evaluated.
     """
@@ -80,6 +83,7 @@ def evaluate(
     ks: Sequence[int] = DEFAULT_KS,
     num_resamples: int = 1000,
     seed: int = 0,
+    batch_size: int = 256,
     cost: bool = True,
     device: str = "cpu",
     progress: Callable[[int], None] | None = None,
@@ -89,29 +93,50 @@ def evaluate(
     Parameters
     ----------
     scorers : Model, Cascade, or mapping of name to Model, Cascade or Scorer
-        What to evaluate.
+        What to evaluate. Models go to ``device`` and to eval mode, and stay so.
     part : Part
-        The requests; a part the scorers were not trained on.
+        The requests; a part the scorers were not trained on (``load_runs`` refuses others).
     baselines : sequence of str
         Rows to put beside them, counted on the log's ``train`` part.
     ks : sequence of int
         Cut-offs of recall and NDCG; those that keep all candidates of half of the requests are
         skipped with the reason.
     num_resamples, seed : int
-        Of the user bootstrap (95 % intervals).
+        Of the user bootstrap (95 % intervals); the seed also draws the order among equal scores.
+    batch_size : int
+        Requests scored at once.
     cost : bool
         Whether to time the models.
+    device : str
+        Where models compute.
+    progress : callable, optional
+        Called with the number of requests just scored.
 
     Returns
     -------
     Evaluation
-        ``print`` shows a table.
+        ``print`` shows a table. The keys are explained in :mod:`prerank.evaluation.measures`.
 
     Raises
     ------
     InputError
-        An untrained model, an empty part, a baseline that cannot be had.
+        An untrained model or one of other tasks than the log's, an empty part, a score that is
+        not finite, a baseline that cannot be had.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from prerank.log import open_log
+    >>> from prerank.world import WorldConfig, write_world
+    >>> config = WorldConfig(num_users=20, num_items=300, num_requests=60, num_days=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = write_world(f"{folder}/log", config)
+    ...     result = evaluate({}, open_log(f"{folder}/log")["test"], num_resamples=100)
+    >>> sorted(result.runs), 0 < result.value("popularity", "recall@50/T1") < 1
+    (['item_mean', 'item_mean+user_mean', 'popularity', 'random'], True)
     """
+    if any(k < 1 for k in ks) or num_resamples < 1:
+        raise InputError("evaluate: ks and num_resamples start at 1")
     log = part.log
     if isinstance(scorers, Model | Cascade):
         scorers = {type(scorers).__name__: scorers}
@@ -119,9 +144,10 @@ def evaluate(
     for name, scorer in scorers.items():
         match scorer:
             case Model():
+                _check_tasks(name, scorer, log)
                 named[name] = ModelScorer(scorer, device)
             case Cascade():
-                named[name] = CascadeScorer(scorer, device)
+                named[name] = CascadeScorer(scorer, device, seed=seed)
             case _:
                 named[name] = scorer
     train = log["train"] if "train" in log.parts else None
@@ -129,11 +155,11 @@ def evaluate(
         if name in named:
             raise InputError(f"evaluate: a run is named '{name}' like a baseline; rename the run")
         named[name] = baseline
-    data = collect(part, named, progress=progress)
+    data = collect(part, named, batch_size=batch_size, progress=progress)
     measures: dict[str, dict[str, Measure]] = {}
     runs: dict[str, RunResult] = {}
     for name, scorer in named.items():
-        found, skipped = measure(data, name, log.schema, ks, seed)
+        found, skipped = measure(data, name, ks, seed)
         measures[name] = found
         timed = _cost(scorer, part, device) if cost else None
         estimates = {key: m.estimate(num_resamples, seed) for key, m in found.items()}
@@ -146,7 +172,7 @@ def evaluate(
     return Evaluation(
         runs=runs,
         differences=differences,
-        counts=_counts(data, measures, log),
+        counts=_counts(data),
         log=str(log.path),
         part=part.name,
         seed=seed,
@@ -163,24 +189,30 @@ def _cost(scorer: Scorer, part: Part, device: str) -> Cost | None:
     return measure_cost(scorer.model, batch.inputs.to(device))
 
 
-def _counts(
-    data: Collected, measures: Mapping[str, Mapping[str, Measure]], log: Log
-) -> dict[str, int]:
-    positive = data.source == POSITIVE
-    with_positive = len(np.unique(data.request_of[positive]))
+def _check_tasks(name: str, model: Model, log: Log) -> None:
+    ours, theirs = model.schema.task_names, log.schema.task_names
+    if ours != theirs:
+        raise InputError(
+            f"evaluate: '{name}' predicts {', '.join(ours)}, but {log.path} declares "
+            f"{', '.join(theirs)}; evaluate on a log of the same tasks"
+        )
+
+
+def _counts(data: Collected) -> dict[str, int]:
+    user = np.repeat(data.user, data.lengths)
+    negative = data.shown & (data.engaged == 0)
+    users = np.unique(user[data.positive | negative])
+    both = np.intersect1d(user[data.positive], user[negative])
     counts = {
         "requests": len(data.row),
-        "candidates": len(data.item),
+        "candidates": len(data.source),
         "users": len(np.unique(data.user)),
-        "positives": int(positive.sum()),
-        "requests_without_positive": len(data.row) - with_positive,
+        "positives": int(data.positive.sum()),
+        "requests_without_positive": int((~data.has_positive).sum()),
+        "users_of_one_class": len(users) - len(both),
     }
-    for code, source in enumerate(log.schema.source_names):
+    for code, source in enumerate(data.schema.source_names):
         counts[f"negatives:{source}"] = int((data.source == code).sum())
-    for found in measures.values():
-        if "gauc/T1" in found:
-            counts["users_of_one_class"] = found["gauc/T1"].num_undefined
-            break
     return counts
 
 

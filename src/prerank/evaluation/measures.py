@@ -1,124 +1,125 @@
-"""Metrics by key, each with what is needed for its interval and for paired comparison.
+"""Which numbers are computed, under which keys, and why one may be missing.
 
-Keys are ``metric[@k]/truth-or-source[/task]``: ``gauc/T1``, ``recall@50/T1``,
-``auc/source:rank``, ``ne/T1``.
+Keys are ``metric[@k]/truth-or-source[/task]``. The truth ``T1`` is an *engaged exposure*: an item
+that was shown and engaged with; other items of the request count as not relevant, shown or not.
+
+================================  ==============================================================
+``recall@k/T1``, ``ndcg@k/T1``,   each request's own order of all its candidates; mean over
+``mrr/T1``                        requests with a positive
+``request_auc/source:S``          AUC of positives against the negatives of source ``S`` in each
+                                  request; mean over requests with both
+``auc/T1``, ``auc/source:S``      pooled over all requests: T1 against shown ones known not to be
+                                  engaged, or against the negatives of ``S``
+``gauc/T1``, ``gauc/source:S``    the same within each user, users weighted by candidates
+``logloss/T1``, ``ne/T1``,        probabilities of exposures against what happened: log loss in
+``ece/T1``                        nats, normalised entropy, calibration error
+``.../T1/TASK``                   the target of a declared task instead of T1, over exposures
+================================  ==============================================================
+
+A model's first task orders the candidates. Its probabilities are judged over exposures only, since
+nothing is known of the rest. A model that also trained on negatives which were never shown predicts
+the lower rate of that mixture, so its log loss, NE and ECE say how far that is from the rate of
+exposures, not how well it orders them.
+
+Every candidate counts once, whatever its ``candidates.weight``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from prerank import metrics
-from prerank.batch import POSITIVE
-from prerank.evaluation.collect import Collected
-from prerank.evaluation.statistics import (
-    Difference,
-    Estimate,
-    bootstrap_auc,
-    bootstrap_mean,
-    paired_auc,
-    paired_mean,
-)
+from prerank.evaluation.collect import Collected, Kind
+from prerank.evaluation.estimators import AUCMeasure, MeanMeasure, Measure, PointMeasure
 from prerank.schema import Schema
 
-__all__ = [
-    "AUCMeasure",
-    "MeanMeasure",
-    "Measure",
-    "PointMeasure",
-    "compare",
-    "measure",
-    "useful_ks",
-]
+__all__ = ["measure", "task_keys", "useful_ks"]
 
+Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-_AUC_WORK = 100_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class MeanMeasure:
-    """A weighted mean of units (requests, users), units of a user resampled together."""
+def measure(
+    data: Collected, name: str, ks: Sequence[int], seed: int
+) -> tuple[dict[str, Measure], dict[str, str]]:
+    """Compute every measure of one scorer.
 
-    values: Floats
-    weights: Floats | None
-    user: npt.NDArray[np.int64]
-    num_undefined: int = 0
+    Parameters
+    ----------
+    data : Collected
+        What happened, and the scores.
+    name : str
+        Which scorer.
+    ks : sequence of int
+        Cut-offs of recall and NDCG.
+    seed : int
+        Of the order among equal scores.
 
-    def estimate(self, num_resamples: int, seed: int) -> Estimate:
-        """Return the mean with its interval."""
-        return bootstrap_mean(
-            self.values, self.weights, self.user, num_resamples=num_resamples, seed=seed
-        )
-
-    def minus(self, other: Measure, num_resamples: int, seed: int) -> Difference:
-        """Return the paired difference to the same measure of another scorer."""
-        assert isinstance(other, MeanMeasure)
-        return paired_mean(
-            self.values,
-            other.values,
-            self.weights,
-            self.user,
-            num_resamples=num_resamples,
-            seed=seed,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class AUCMeasure:
-    """A pooled AUC; its resamples are fewer on large parts (50 at least)."""
-
-    score: Floats
-    label: npt.NDArray[np.bool_]
-    user: npt.NDArray[np.int64]
-    num_undefined: int = 0
-
-    def _resamples(self, wanted: int) -> int:
-        return int(np.clip(_AUC_WORK // max(len(self.score), 1), min(50, wanted), wanted))
-
-    def estimate(self, num_resamples: int, seed: int) -> Estimate:
-        """Return the AUC with its interval."""
-        num = self._resamples(num_resamples)
-        return bootstrap_auc(self.score, self.label, self.user, num_resamples=num, seed=seed)
-
-    def minus(self, other: Measure, num_resamples: int, seed: int) -> Difference:
-        """Return the paired difference to the same measure of another scorer."""
-        assert isinstance(other, AUCMeasure)
-        num = self._resamples(num_resamples)
-        return paired_auc(
-            self.score, other.score, self.label, self.user, num_resamples=num, seed=seed
-        )
+    Returns
+    -------
+    dict of key to Measure, dict of key to reason
+        What exists, and why the rest does not.
+    """
+    kind, scores = data.kinds[name], data.scores[name]
+    score = scores[:, 0]
+    measures = _Measures(data, kind)
+    known = data.shown & ~np.isnan(data.engaged)
+    measures.pooled("T1", score, data.positive, known)
+    for code, source in enumerate(data.schema.source_names):
+        chosen = data.positive | (data.source == code)
+        measures.pooled(f"source:{source}", score, data.positive, chosen)
+        measures.in_request_auc(source, score, chosen)
+    measures.in_request(score, ks, seed)
+    for column, key in enumerate(task_keys(data.schema)):
+        target = data.targets[:, column]
+        known = data.shown & ~np.isnan(target)
+        predicted = scores[:, column] if kind == "logit" else score
+        if key != "T1":
+            measures.pooled(key, predicted, target == 1, known)
+        measures.probabilities(key, predicted[known], target[known], known)
+    return measures.found, measures.skipped
 
 
-@dataclass(frozen=True, slots=True)
-class PointMeasure:
-    """A number without an interval (calibration error)."""
+def task_keys(schema: Schema) -> tuple[str, ...]:
+    """Return the end of the keys of each task: ``T1`` where the only task is T1 itself.
 
-    value: float
-    num_undefined: int = 0
-
-    def estimate(self, num_resamples: int, seed: int) -> Estimate:
-        """Return the number; its bounds are NaN."""
-        return Estimate(self.value, float("nan"), float("nan"), 0)
-
-    def minus(self, other: Measure, num_resamples: int, seed: int) -> Difference:
-        """Return the plain difference."""
-        assert isinstance(other, PointMeasure)
-        nan = float("nan")
-        return Difference(self.value - other.value, nan, nan, 0, nan)
-
-
-Measure = MeanMeasure | AUCMeasure | PointMeasure
+    Examples
+    --------
+    >>> from prerank.schema import Label, Task
+    >>> labels = (Label(name="click"), Label(name="buy"))
+    >>> task_keys(Schema(labels=labels))
+    ('T1',)
+    >>> tasks = (Task(name="click", positive="click"), Task(name="buy", positive="buy"))
+    >>> task_keys(Schema(labels=labels, tasks=tasks))
+    ('T1/click', 'T1/buy')
+    """
+    if schema.task_expressions == (schema.engaged,):
+        return ("T1",)
+    return tuple(f"T1/{task}" for task in schema.task_names)
 
 
 def useful_ks(
-    offsets: npt.NDArray[np.int64], ks: Sequence[int]
+    lengths: npt.NDArray[np.int64], ks: Sequence[int]
 ) -> tuple[list[int], dict[int, str]]:
-    """Split cut-offs into useful ones and those that most requests cannot miss, with the reason."""
-    typical = int(np.median(np.diff(offsets))) if len(offsets) > 1 else 0
+    """Split cut-offs into useful ones and those that most requests cannot miss, with the reason.
+
+    Parameters
+    ----------
+    lengths : ndarray ``[R]``
+        Candidates of the requests that count.
+    ks : sequence of int
+        Cut-offs.
+
+    Examples
+    --------
+    >>> useful_ks(np.array([3, 8, 9]), [5, 8])
+    ([5], {8: 'half of the requests have 8 candidates or fewer, so k = 8 keeps all'})
+    """
+    typical = int(np.median(lengths)) if len(lengths) else 0
     skipped = {
         k: f"half of the requests have {typical} candidates or fewer, so k = {k} keeps all"
         for k in ks
@@ -127,116 +128,82 @@ def useful_ks(
     return [k for k in ks if k not in skipped], skipped
 
 
-def measure(
-    data: Collected, name: str, schema: Schema, ks: Sequence[int], seed: int
-) -> tuple[dict[str, Measure], dict[str, str]]:
-    """Compute every measure of one scorer.
-
-    Returns
-    -------
-    dict of key to Measure, dict of key to reason
-        What exists, and why the rest does not.
-    """
-    measures = _Measures(data, data.kinds[name], data.user[data.request_of])
-    scores = data.scores[name]
-    score = scores[:, 0]
-    shown = data.stage == len(schema.stages) - 1
-    measures.pairwise("T1", score, data.engaged == 1, ~np.isnan(data.engaged) & shown)
-    positive = data.source == POSITIVE
-    for code, source in enumerate(schema.source_names):
-        negative = data.source == code
-        measures.pairwise(f"source:{source}", score, positive, positive | negative)
-    measures.in_request(score, ks, seed)
-    if data.kinds[name] == "logit":
-        for column, task in enumerate(schema.task_names):
-            target, logit = data.targets[:, column], scores[:, column]
-            suffix = "T1"
-            if len(schema.task_names) > 1:
-                suffix = f"T1/{task}"
-                measures.pairwise(suffix, logit, target > 0, ~np.isnan(target))
-            measures.probabilities(suffix, logit, target)
-    else:
-        for metric in ("ne", "logloss", "ece"):
-            measures.skipped[f"{metric}/T1"] = "there are no probabilities to judge"
-    return measures.found, measures.skipped
-
-
 @dataclass(slots=True)
 class _Measures:
     """Collects the measures of one scorer and the reasons for those that do not exist."""
 
     data: Collected
-    kind: str
-    user: npt.NDArray[np.int64]
+    kind: Kind
     found: dict[str, Measure] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def pairwise(
-        self,
-        truth: str,
-        score: Floats,
-        label: npt.NDArray[np.bool_],
-        chosen: npt.NDArray[np.bool_],
-    ) -> None:
-        """Add pooled AUC and GAUC over the chosen candidates."""
-        score, label, user = score[chosen], label[chosen], self.user[chosen]
+    def _user_of(self, chosen: Bools) -> npt.NDArray[np.int64]:
+        return np.repeat(self.data.user, self.data.lengths)[chosen]
+
+    def pooled(self, key: str, score: Floats, label: Bools, chosen: Bools) -> None:
+        """Add AUC and GAUC over the chosen candidates."""
+        score, label, user = score[chosen], label[chosen], self._user_of(chosen)
         reason = None
         if self.kind == "order":
             reason = "places of a cascade are comparable within a request only"
-        if label.all() or not label.any():
+        elif label.all() or not label.any():
             reason = f"{int(label.sum())} positives among {len(label)} candidates: one class only"
         if reason:
-            self.skipped[f"auc/{truth}"] = self.skipped[f"gauc/{truth}"] = reason
+            self.skipped[f"auc/{key}"] = self.skipped[f"gauc/{key}"] = reason
             return
-        self.found[f"auc/{truth}"] = AUCMeasure(score, label, user)
+        self.found[f"auc/{key}"] = AUCMeasure(score, label, user)
         grouped = metrics.gauc(score, label, user)
-        self.found[f"gauc/{truth}"] = MeanMeasure(
-            grouped.auc, grouped.weight, grouped.group, grouped.num_dropped
-        )
+        if len(grouped.auc):
+            self.found[f"gauc/{key}"] = MeanMeasure(grouped.auc, grouped.group, grouped.weight)
+        else:
+            self.skipped[f"gauc/{key}"] = "no user has both a positive and a negative"
+
+    def in_request_auc(self, source: str, score: Floats, chosen: Bools) -> None:
+        """Add the mean AUC within requests over the chosen candidates."""
+        offsets = self.data.offsets_of(chosen)
+        auc = metrics.per_request_auc(score[chosen], self.data.positive[chosen], offsets)
+        reason = "no request has both a positive and a negative"
+        self._mean(f"request_auc/source:{source}", auc, reason)
 
     def in_request(self, score: Floats, ks: Sequence[int], seed: int) -> None:
-        """Add the metrics of each request's own order."""
+        """Add the metrics of each request's own order of all its candidates."""
         data = self.data
-        relevant = (data.engaged == 1).astype(np.float64)
         order = metrics.top_order(score, data.offsets, seed=seed, row=data.row)
-        useful, reasons = useful_ks(data.offsets, ks)
-        for k, reason in reasons.items():
+        useful, too_large = useful_ks(data.lengths[data.has_positive], ks)
+        none = "no request has a positive"
+        for k, why in too_large.items():
+            reason = why if data.has_positive.any() else none
             self.skipped[f"recall@{k}/T1"] = self.skipped[f"ndcg@{k}/T1"] = reason
         for k in useful:
-            recall = metrics.recall_at_k(relevant, order, data.offsets, k)
-            self._per_request(f"recall@{k}/T1", recall)
-            self._per_request(f"ndcg@{k}/T1", metrics.ndcg_at_k(relevant, order, data.offsets, k))
-        self._per_request("mrr/T1", metrics.mrr(relevant, order, data.offsets))
-        for code, source in enumerate(self.data.source_names):
-            chosen = (data.source == POSITIVE) | (data.source == code)
-            auc = metrics.per_request_auc(score[chosen], relevant[chosen], data.offsets_of(chosen))
-            self._per_request(f"request_auc/source:{source}", auc)
+            recall = metrics.recall_at_k(data.positive, order, data.offsets, k)
+            self._mean(f"recall@{k}/T1", recall, none)
+            ndcg = metrics.ndcg_at_k(data.positive, order, data.offsets, k)
+            self._mean(f"ndcg@{k}/T1", ndcg, none)
+        self._mean("mrr/T1", metrics.mrr(data.positive, order, data.offsets), none)
 
-    def _per_request(self, key: str, values: Floats) -> None:
-        num_undefined = int(np.isnan(values).sum())
-        if num_undefined == len(values):
-            self.skipped[key] = "no request has both a positive and a negative"
+    def _mean(self, key: str, values: Floats, reason: str) -> None:
+        if np.isnan(values).all():
+            self.skipped[key] = reason
         else:
-            self.found[key] = MeanMeasure(values, None, self.data.user, num_undefined)
+            self.found[key] = MeanMeasure(values, self.data.user)
 
-    def probabilities(self, suffix: str, logit: Floats, target: npt.NDArray[np.float32]) -> None:
+    def probabilities(
+        self, key: str, logit: Floats, target: npt.NDArray[np.float32], known: Bools
+    ) -> None:
         """Add log loss, normalised entropy (He et al., 2014) and calibration error."""
-        known = ~np.isnan(target)
-        x, y, user = logit[known], target[known].astype(np.float64), self.user[known]
-        if not len(y) or y.min() == y.max():
-            self.skipped[f"ne/{suffix}"] = "labels of one class only"
+        names = [f"{metric}/{key}" for metric in ("logloss", "ne", "ece")]
+        if self.kind != "logit" or not len(target):
+            reason = "no label is known" if self.kind == "logit" else "there are no probabilities"
+            self.skipped |= dict.fromkeys(names, reason)
             return
-        loss = np.logaddexp(0.0, x) - y * x
+        user, y = self._user_of(known), target.astype(np.float64)
+        loss = np.logaddexp(0.0, logit) - y * logit
+        self.found[names[0]] = MeanMeasure(loss, user)
         rate = y.mean()
-        entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
-        self.found[f"logloss/{suffix}"] = MeanMeasure(loss, None, user)
-        self.found[f"ne/{suffix}"] = MeanMeasure(loss / entropy, None, user)
-        error = metrics.calibration_error(metrics.sigmoid(x), y)
-        self.found[f"ece/{suffix}"] = PointMeasure(error)
-
-
-def compare(
-    a: Mapping[str, Measure], b: Mapping[str, Measure], num_resamples: int, seed: int
-) -> dict[str, Difference]:
-    """Return the paired differences ``a - b`` of every key both have."""
-    return {key: m.minus(b[key], num_resamples, seed) for key, m in a.items() if key in b}
+        if 0 < rate < 1:
+            entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+            self.found[names[1]] = MeanMeasure(loss / entropy, user)
+        else:
+            self.skipped[names[1]] = "labels of one class only, so a constant has no entropy"
+        error = metrics.calibration_error(metrics.sigmoid(logit), y)
+        self.found[names[2]] = PointMeasure(error)

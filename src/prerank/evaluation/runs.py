@@ -11,7 +11,7 @@ import numpy as np
 from prerank.cascade import Cascade, Tier
 from prerank.errors import InputError
 from prerank.log import Part, RowRanges
-from prerank.log.files import read_json, write_json
+from prerank.log.files import write_json
 from prerank.models.base import Model
 from prerank.training import load_run, read_run
 
@@ -49,16 +49,26 @@ def load_scorer(folder: Path) -> Model | Cascade:
     InputError
         Neither is there, or it is damaged or incomplete.
     """
-    if not (folder / _CASCADE).is_file():
+    tiers = _tiers(folder)
+    if tiers is None:
         return load_run(folder)
-    file = read_json(folder / _CASCADE, CascadeFile)
-    return Cascade([Tier(load_run(folder / t.run), t.forward, t.value) for t in file.tiers])
+    models = [load_run(folder / tier.run) for tier in tiers]
+    try:
+        pairs = zip(models, tiers, strict=True)
+        return Cascade([Tier(model, tier.forward, tier.value) for model, tier in pairs])
+    except InputError as error:
+        raise InputError(f"{folder / _CASCADE}: {error}") from None
 
 
-def _folders(folder: Path) -> list[Path]:
-    if not (folder / _CASCADE).is_file():
-        return [folder]
-    return [folder / t.run for t in read_json(folder / _CASCADE, CascadeFile).tiers]
+def _tiers(folder: Path) -> list[TierFile] | None:
+    """Return the tiers of a cascade's folder, None where there is no cascade."""
+    path = folder / _CASCADE
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CascadeFile).tiers
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not a cascade ({error}); write it again") from None
 
 
 def load_runs(
@@ -73,21 +83,31 @@ def load_runs(
     part : Part
         What they will be evaluated on.
     allow_seen : bool
-        Accept a part that a run was trained on.
+        Accept a part that a run was trained on. Rows are only recognised within the log that a
+        run was trained on, not in another log that holds the same requests.
 
     Raises
     ------
     InputError
-        A folder that is no complete run; rows of the part that a run was trained on.
+        A folder that is no complete run, or given twice; rows of the part that a run was trained
+        on.
     """
     names = [folder.name or str(folder) for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
+    for k, name in enumerate(names):
+        if name in names[:k]:
+            raise InputError(f"{name}: given twice; name each run once")
     if not allow_seen:
         for folder in folders:
-            for run in _folders(folder):
+            for run in _runs_of(folder):
                 _refuse_seen(run, part)
     return {name: load_scorer(folder) for name, folder in zip(names, folders, strict=True)}
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    tiers = _tiers(folder)
+    return [folder] if tiers is None else [folder / tier.run for tier in tiers]
 
 
 def _refuse_seen(folder: Path, part: Part) -> None:

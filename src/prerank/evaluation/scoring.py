@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from prerank import metrics
 from prerank.errors import InputError, PrerankError
-from prerank.evaluation.collect import ModelScorer
+from prerank.evaluation.collect import ModelScorer, check_scores
 from prerank.log import Part
-from prerank.log.columns import CANDIDATES
 from prerank.log.evidence import build_evidence
 from prerank.models.base import Model
 
@@ -35,63 +33,59 @@ def score_part(
 ) -> dict[str, Any]:
     """Write the scores of every candidate of a part.
 
-    The file has one row per request: ``request_id``, and lists with one value per candidate:
-    ``item`` (raw ids), ``logit.TASK`` for every task, ``position`` (0-based place by the first
-    task's logit, ties in log order). It appears only when it is whole.
+    The file has one row per request: ``request_id``, and lists with one value per candidate, in
+    the order of the log: ``item`` (raw ids), ``logit.TASK`` (float32) for every task,
+    ``position`` (int32, 0-based place by the first task's logit, equal ones in random order). It
+    appears only when it is whole.
+
+    Parameters
+    ----------
+    model : Model
+        Trained.
+    part : Part
+        The requests.
+    out : path
+        The file to make.
+    batch_size : int
+        Requests scored at once.
+    device : str
+        Where the model computes.
+    progress : callable, optional
+        Called with the number of requests just written.
 
     Returns
     -------
     dict
-        ``requests``, ``candidates``, ``seconds``, ``candidates_per_s`` (of scoring, reading
+        ``requests``, ``candidates``, ``seconds``, ``candidates_per_s`` (reading and writing
         included).
 
     Raises
     ------
     InputError
-        ``out`` exists, or the model was not trained.
+        ``out`` exists, the part is empty, the model was not trained or gives a score that is not
+        finite.
     PrerankError
         The file cannot be written.
     """
     out = Path(out)
     if out.exists():
         raise InputError(f"{out}: exists already; choose another name or remove it first")
-    scorer = ModelScorer(model, device)
+    if not part.num_requests:
+        raise InputError(f"{part.log.path}: part '{part.name}' has no request to score")
+    tables = _tables(model, part, batch_size, device)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     started = time.perf_counter()
-    num_requests = num_candidates = 0
-    writer: pq.ParquetWriter | None = None
+    num_candidates = 0
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with torch.inference_mode():
-            for columns in part.columns(batch_size, with_ids=True):
-                offsets = columns.groups[CANDIDATES].offsets
-                evidence = build_evidence(columns, part.log.schema, part.log.schema)
-                logits = scorer(columns, part.log, evidence)
-                order = metrics.top_order(logits[:, 0], offsets, row=columns.scalars["row"])
-                place = np.empty(len(order), dtype=np.int32)
-                lengths = np.diff(offsets)
-                place[order] = np.arange(len(order)) - np.repeat(offsets[:-1], lengths)
-                ends = pa.array(offsets.astype(np.int32))
-                raw = part.log.items.ids.decode(columns.groups[CANDIDATES].values["item"])
-                arrays = {
-                    "request_id": pa.array(columns.scalars["request_id"]),
-                    "item": pa.ListArray.from_arrays(ends, raw),
-                }
-                for k, task in enumerate(model.schema.task_names):
-                    values = pa.array(logits[:, k].astype(np.float32))
-                    arrays[f"logit.{task}"] = pa.ListArray.from_arrays(ends, values)
-                arrays["position"] = pa.ListArray.from_arrays(ends, pa.array(place))
-                table = pa.table(arrays)
-                if writer is None:
-                    writer = pq.ParquetWriter(temporary, table.schema, compression="zstd")
+        table = next(tables)
+        with pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer:
+            while table is not None:
                 writer.write_table(table)
-                num_requests += columns.num_requests
-                num_candidates += len(order)
+                num_candidates += len(table["position"].combine_chunks().values)
                 if progress is not None:
-                    progress(columns.num_requests)
-        if writer is None:
-            raise InputError(f"{part.log.path}: part '{part.name}' has no request to score")
-        writer.close()
+                    progress(table.num_rows)
+                table = next(tables, None)
         temporary.rename(out)
     except OSError as error:
         raise PrerankError(f"{out}: cannot be written: {error.strerror or error}") from None
@@ -99,8 +93,30 @@ def score_part(
         temporary.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     return {
-        "requests": num_requests,
+        "requests": part.num_requests,
         "candidates": num_candidates,
         "seconds": seconds,
         "candidates_per_s": num_candidates / seconds,
     }
+
+
+def _tables(model: Model, part: Part, batch_size: int, device: str) -> Iterator[pa.Table]:
+    """Yield the rows of the file, one table per batch."""
+    log, scorer = part.log, ModelScorer(model, device)
+    tasks = model.schema.task_names
+    for columns in part.columns(batch_size, with_ids=True):
+        candidates = columns.candidates
+        evidence = build_evidence(columns, log.schema, log.schema)
+        logits = scorer(columns, log, evidence)
+        check_scores(logits, len(tasks), type(model).__name__, columns)
+        order = metrics.top_order(logits[:, 0], candidates.offsets, row=columns.scalars["row"])
+        position = np.empty(len(order), dtype=np.int32)
+        starts = np.repeat(candidates.offsets[:-1], np.diff(candidates.offsets))
+        position[order] = np.arange(len(order)) - starts
+        lists = {"item": log.items.ids.decode(candidates.values["item"])}
+        for k, task in enumerate(tasks):
+            lists[f"logit.{task}"] = pa.array(logits[:, k].astype(np.float32))
+        lists["position"] = pa.array(position)
+        ends = pa.array(candidates.offsets.astype(np.int32))
+        arrays = {name: pa.ListArray.from_arrays(ends, flat) for name, flat in lists.items()}
+        yield pa.table({"request_id": pa.array(columns.scalars["request_id"]), **arrays})

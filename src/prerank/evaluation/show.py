@@ -20,6 +20,10 @@ def shown_keys(evaluation: Evaluation) -> list[str]:
     """Return the metric keys worth a row for people; JSON has all."""
     every = {key for run in evaluation.runs.values() for key in run.metrics}
     keys = [key for key in _FIRST if key in every]
+    declared = {key.split("/", 2)[2] for key in every if key.count("/") == 2}
+    for task in sorted(declared):
+        of_task = (f"{metric}/T1/{task}" for metric in ("gauc", "auc", "ne", "ece"))
+        keys += [key for key in of_task if key in every]
     cuts = sorted(int(k[7:-3]) for k in every if k.startswith("recall@") and k.endswith("/T1"))
     keys += [f"recall@{k}/T1" for k in cuts] + [f"ndcg@{k}/T1" for k in cuts[:1]]
     if any(k.startswith("gauc/source:") and not k.endswith(":exposed") for k in every):

@@ -30,6 +30,7 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "atomic_folder",
+    "check_free",
     "check_size",
     "digest",
     "first_line",
@@ -146,6 +147,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def check_free(out: Path) -> None:
+    """Raise unless a folder can take this name: nothing is there, or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists already; choose another name or remove it first")
+
+
 @contextlib.contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``out`` that takes its name when the block succeeds.
@@ -157,8 +164,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     PrerankError
         The disk is full or a file cannot be written; nothing is left behind.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists already; choose another name or remove it first")
+    check_free(out)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -186,7 +186,9 @@ def split_log(
     dict of str to int
         Requests per part.
     """
-    if len(fractions) != len(names) or abs(sum(fractions) - 1.0) > 1e-9 or min(fractions) < 0:
+    if len(fractions) != len(names) or not (
+        abs(sum(fractions) - 1.0) <= 1e-9 and min(fractions) >= 0
+    ):
         raise InputError(
             f"split: fractions {tuple(fractions)} for parts {tuple(names)} must be as many, not "
             "negative, and add up to 1"

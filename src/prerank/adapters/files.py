@@ -1,6 +1,6 @@
 """Text files of a public data set, wherever they lie: plain, .gz, .zst, .zip, in a folder or zip.
 
-Formats here are plain: one record a line, no quoting. Every complaint names the file, and the line
+Formats here are plain: one record a line. Every complaint names the file, and the line
 where there is one.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pv
 
-from prerank.errors import InputError
+from prerank.errors import InputError, did_you_mean
 
 __all__ = ["Files", "Text", "bad_row", "open_files"]
 
@@ -39,19 +39,31 @@ def open_files(src: str | Path) -> Files:
     path = Path(src)
     if path.is_dir():
         names = sorted(p.name for p in path.iterdir() if p.is_file())
-        return Files(path, {name: name for name in names}, None)
+        # Two levels of folders are as deep as the published layouts go.
+        deep = sorted(p for depth in ("*/*", "*/*/*") for p in path.glob(depth) if p.is_file())
+        nested = [p.relative_to(path).as_posix() for p in deep]
+        return Files(path, {name: name for name in [*names, *nested]}, None)
     if path.is_file() and zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         stored = [n for n in archive.namelist() if not n.endswith("/")]
-        # Archives wrap their files in a folder (ml-1m/ratings.dat); names alone are looked for.
-        return Files(path, {PurePosixPath(n).name: n for n in reversed(stored)}, archive)
+        # Archives wrap their files in folders (ml-1m/ratings.dat): any tail of a path is a name.
+        tails = {
+            "/".join(parts[k:]): name
+            for name in reversed(stored)
+            for parts in [PurePosixPath(name).parts]
+            for k in range(len(parts))
+        }
+        return Files(path, tails, archive)
     found = "is a file (give its folder)" if path.is_file() else "not found"
     raise InputError(f"{path}: {found}; expected a folder of data files or a .zip archive of them")
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The data files of one folder or archive; ``names`` maps a file's name to its place."""
+    """The data files of one folder or archive; ``names`` maps a file's path to its place.
+
+    Paths are relative to the folder; files of an archive go by every tail of their path.
+    """
 
     path: Path
     names: Mapping[str, str]
@@ -63,14 +75,15 @@ class Files:
         Parameters
         ----------
         patterns : str
-            File names or shell patterns, most wanted first; the plain file wins over a packed one.
+            File names, paths or shell patterns, most wanted first; ``*`` stays inside a folder.
+            The plain file wins over a packed one.
         """
-        for pattern in patterns:
-            for suffix in _PACKED:
-                matches = sorted(fnmatch.filter(self.names, pattern + suffix))
-                if matches:
-                    return matches[0]
-        return None
+        return next((match for pattern in patterns for match in self._matches(pattern)), None)
+
+    def _matches(self, pattern: str) -> list[str]:
+        depth = pattern.count("/")
+        level = [name for name in self.names if name.count("/") == depth]
+        return [n for suffix in _PACKED for n in sorted(fnmatch.filter(level, pattern + suffix))]
 
     def read(self, *patterns: str) -> Text:
         """Read a file into memory, unpacked.
@@ -82,12 +95,36 @@ class Files:
         """
         name = self.find(*patterns)
         if name is None:
-            held = sorted(self.names)
-            more = f", ... ({len(held)} files)" if len(held) > _SHOWN else ""
-            raise InputError(
-                f"{self.path}: no file {' or '.join(patterns)} (also .zst, .gz, .zip); "
-                f"it holds {', '.join(held[:_SHOWN]) or 'nothing'}{more}"
-            )
+            raise self._absent(patterns)
+        return self._open(name)
+
+    def read_all(self, *patterns: str) -> Iterator[Text]:
+        """Read every file that matches a pattern, one after another, in order of names.
+
+        A file that lies there plain and packed is read once.
+
+        Raises
+        ------
+        InputError
+            No file matches, or one cannot be unpacked.
+        """
+        found = {}
+        for name in (n for pattern in reversed(patterns) for n in reversed(self._matches(pattern))):
+            found[_unpacked(name)] = name
+        if not found:
+            raise self._absent(patterns)
+        for _, name in sorted(found.items()):
+            yield self._open(name)
+
+    def _absent(self, patterns: Sequence[str]) -> InputError:
+        held = sorted(self.names)
+        more = f", ... ({len(held)} files)" if len(held) > _SHOWN else ""
+        return InputError(
+            f"{self.path}: no file {' or '.join(patterns)} (also .zst, .gz, .zip); "
+            f"it holds {', '.join(held[:_SHOWN]) or 'nothing'}{more}"
+        )
+
+    def _open(self, name: str) -> Text:
         where = f"{self.path}/{name}"
         packing = _PACKED.get(PurePosixPath(name).suffix)
         try:
@@ -103,6 +140,11 @@ class Files:
         except (OSError, pa.ArrowException, zipfile.BadZipFile, RuntimeError, EOFError) as error:
             raise InputError(f"{where}: cannot be read: {error}") from None
         return Text(where, data)
+
+
+def _unpacked(name: str) -> str:
+    suffix = PurePosixPath(name).suffix
+    return name.removesuffix(suffix) if suffix in _PACKED else name
 
 
 def _only_member(data: bytes, where: str) -> bytes:
@@ -131,6 +173,44 @@ class Text:
         """Return the first line."""
         return self.data.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").rstrip("\r")
 
+    def named(
+        self, columns: Mapping[str, pa.DataType], *, optional: Sequence[str] = ()
+    ) -> pa.Table:
+        r"""Parse comma-separated lines under a header; values may stand in double quotes.
+
+        Parameters
+        ----------
+        columns : mapping of str to DataType
+            What to read, wherever it stands; other columns are left out.
+        optional : sequence of str
+            Columns that may be absent; of those that are there, values may be empty (null).
+
+        Raises
+        ------
+        InputError
+            A missing column, and as `table`.
+
+        Examples
+        --------
+        >>> text = Text("tags.csv", b'tag,,item\n"12,65",x,3\n,y,4\n')
+        >>> text.named({"item": pa.int64(), "tag": pa.string()}, optional=["tag"]).to_pylist()
+        [{'item': 3, 'tag': '12,65'}, {'item': 4, 'tag': None}]
+        """
+        names = [name.strip('"') for name in self.header().split(",")]
+        for name in columns:
+            if name not in names and name not in optional:
+                hint = did_you_mean(name, [n for n in names if n])
+                raise InputError(f"{self.where}:1: no column '{name}'; {hint}")
+        # Unnamed and unwanted columns are read as text, so that every line's length is checked.
+        types = {
+            name if name in columns else f"{name}#{k}": columns.get(name, pa.string())
+            for k, name in enumerate(names)
+        }
+        free = [name for name in types if name not in columns or name in optional]
+        table = self.table(types, ",", header=True, nullable=free, quote='"')
+        kept = [name for name in columns if name in names]
+        return pa.table({name: _empty_as_null(table[name]) for name in kept})
+
     def table(
         self,
         columns: Mapping[str, pa.DataType],
@@ -139,6 +219,7 @@ class Text:
         header: bool = False,
         encoding: str = "utf8",
         nullable: Sequence[str] = (),
+        quote: str | None = None,
     ) -> pa.Table:
         """Parse the lines.
 
@@ -154,6 +235,8 @@ class Text:
             Of the text.
         nullable : sequence of str
             Columns that may be empty (empty text stays empty text).
+        quote : str, optional
+            Character that values with separators in them stand between.
 
         Raises
         ------
@@ -170,11 +253,11 @@ class Text:
             data = data.replace(separator.encode(), _UNIT.encode())
             separator = _UNIT
         try:
-            table = _parse(data, columns, separator, encoding, threads=True)
+            table = _parse(data, columns, separator, encoding, quote, threads=True)
         except (pa.ArrowException, UnicodeDecodeError):
             # Only a single thread counts rows; read again to say where.
             try:
-                table = _parse(data, columns, separator, encoding, threads=False)
+                table = _parse(data, columns, separator, encoding, quote, threads=False)
             except (pa.ArrowException, UnicodeDecodeError) as error:
                 raise self._error(error, list(columns), header) from None
         for name in columns:
@@ -208,8 +291,20 @@ def bad_row(text: Text, row: int, reason: str, *, header: bool = False) -> Input
     return InputError(f"{text.where}: record {row + 1}: {reason}")
 
 
+def _empty_as_null(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if values.type != pa.string():
+        return values
+    return pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
+
+
 def _parse(
-    data: bytes, columns: Mapping[str, pa.DataType], separator: str, encoding: str, *, threads: bool
+    data: bytes,
+    columns: Mapping[str, pa.DataType],
+    separator: str,
+    encoding: str,
+    quote: str | None,
+    *,
+    threads: bool,
 ) -> pa.Table:
     return pv.read_csv(
         pa.BufferReader(data),
@@ -219,7 +314,7 @@ def _parse(
             encoding=encoding,
             block_size=_BLOCK,
         ),
-        parse_options=pv.ParseOptions(delimiter=separator, quote_char=False),
+        parse_options=pv.ParseOptions(delimiter=separator, quote_char=quote or False),
         convert_options=pv.ConvertOptions(
             column_types=dict(columns), null_values=[""], strings_can_be_null=False
         ),

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prerank.adapters.files import Text, bad_row, open_files
+from prerank.adapters.parts import BY_TIME, by_time
 from prerank.adapters.report import ImportReport
 from prerank.errors import InputError
 from prerank.log import write_log
@@ -40,7 +41,6 @@ _NOTES = (
     "impressions of a row were shuffled by the publisher; rank.exposed is not stored",
     "times have no zone in the files and are read as UTC",
 )
-_RULE = "by time: first 80 % of the requests train, next 10 % valid, last 10 % test"
 _TIME = "%m/%d/%Y %I:%M:%S %p"
 _SHOWN = r"^(?P<item>[^\s-]+)(?:-(?P<click>[01]))?$"
 _CHUNK = 4096
@@ -90,14 +90,14 @@ def import_mind(
     files = open_files(src)
     rows = _Rows.read(files.read("behaviors.tsv"))
     news, repeated = _read_news(files.read("news.tsv", "news_*.tsv"))
-    splits = _split(rows.time)
+    splits = by_time(rows.time)
     written = write_log(
         out,
         _schema(),
         rows.tables(max_history),
         news,
         splits=splits,
-        splits_rule=_RULE,
+        splits_rule=BY_TIME,
         progress=progress,
     )
     listed = pc.is_in(rows.item, value_set=news["item_id"].combine_chunks())
@@ -264,14 +264,6 @@ def _merge(
     kept = kept[back]
     merged = np.fmax.reduceat(click[order], starts)[back]
     return flat[kept], merged, np.bincount(request[kept], minlength=len(lengths)).astype(np.int64)
-
-
-def _split(time: Index) -> dict[str, Index]:
-    """Split sorted times ``[R]`` 80/10/10; requests of one moment stay together."""
-    num = len(time)
-    low, high = (int(np.searchsorted(time, time[num * tenths // 10])) for tenths in (8, 9))
-    rows = np.arange(num)
-    return {"train": rows[:low], "valid": rows[low:high], "test": rows[high:]}
 
 
 def _refuse(text: Text, bad: pa.ChunkedArray, values: pa.ChunkedArray, message: str) -> None:

@@ -15,9 +15,9 @@ import pyarrow.feather as pf
 import pyarrow.parquet as pq
 
 from prerank.errors import InputError, did_you_mean
-from prerank.log.impressions.mapping import ColumnMap, TimeUnit
+from prerank.log.impressions.mapping import ColumnMap, LabelMap, TimeUnit
 
-__all__ = ["feature_values", "ids", "numbers", "read_flat", "times", "words"]
+__all__ = ["feature_values", "ids", "label_values", "numbers", "read_flat", "times", "words"]
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -172,6 +172,30 @@ def _as_numbers(array: pa.Array, column: str, kind: pa.DataType) -> pa.Array:
         raise InputError(
             f"column '{column}' holds fractions or too large numbers; expected {kind}"
         ) from None
+
+
+def label_values(table: pa.Table, spec: str | LabelMap) -> pa.Array:
+    """Return a label as float32 ``[N]``; null = not observed.
+
+    Examples
+    --------
+    >>> table = pa.table({"event": ["view", "buy", None]})
+    >>> label_values(table, LabelMap(column="event", values=("buy", "cart"))).to_pylist()
+    [0.0, 1.0, None]
+    """
+    if isinstance(spec, str):
+        return numbers(table, spec)
+    found = ids(table, spec.column)
+    text = pa.types.is_string(found.type)
+    wanted = pa.array([v for v in spec.values if isinstance(v, str) == text], found.type)
+    if len(wanted) < len(spec.values):
+        kind = "text" if text else "integers"
+        raise InputError(
+            f"column '{spec.column}' holds {kind}, but a label lists {list(spec.values)}; "
+            f"give {kind}"
+        )
+    held = pc.is_in(found, value_set=wanted).cast(pa.float32())
+    return pc.if_else(found.is_valid(), held, pa.scalar(None, pa.float32()))
 
 
 def times(table: pa.Table, column: str, unit: TimeUnit) -> pa.Array:

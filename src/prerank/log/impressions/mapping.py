@@ -11,7 +11,9 @@ from prerank.config import Config
 from prerank.errors import InputError
 from prerank.schema import Feature, Kind, Label, Lineage, Owner, Schema, Task, Transform
 
-__all__ = ["ColumnMap", "HistoryRule", "ImpressionMap"]
+__all__ = ["ColumnMap", "HistoryRule", "ImpressionMap", "LabelMap"]
+
+_USUAL = Schema(labels=(Label(name="click"),))
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 
@@ -38,6 +40,25 @@ class ColumnMap(Config, frozen=True):
     vocabulary: str | None = None
     transforms: tuple[Transform, ...] = ()
     tags: tuple[str, ...] = ()
+
+
+class LabelMap(Config, frozen=True):
+    """A label read from a column of events or grades: 1 where it holds one of the given values.
+
+    Parameters
+    ----------
+    column : str
+        A column of text or integers; null = not observed.
+    values : tuple of str or int
+        What counts as 1; everything else is 0.
+    """
+
+    column: str
+    values: tuple[str | int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise InputError(f"mapping: label of column '{self.column}': give at least one value")
 
 
 class HistoryRule(Config, frozen=True):
@@ -76,8 +97,9 @@ class ImpressionMap(Config, frozen=True):
     time_unit : {"s", "ms", "us", "ns"}
         Unit of a numeric ``time`` (and ``observed_until``); timestamps, dates and ISO 8601 text
         need none. Times without a zone are UTC.
-    labels : dict of str to str
-        Label name -> numeric or boolean column; null = not observed.
+    labels : dict of str to str or LabelMap
+        Label name -> numeric or boolean column (null = not observed), or which values of a column
+        of events count (``buy: {column: event, values: [buy]}``).
     label_windows_ms : dict of str to int
         Observation windows of delayed labels, judged by the column ``observed_until``.
     engaged, tasks
@@ -92,13 +114,17 @@ class ImpressionMap(Config, frozen=True):
     ranks : dict of str to str
         Other logged ranks: stage -> column, counted from 0.
     stage, channel : str, optional
-        Columns of words; without ``stage`` every row was ``exposed``.
+        Columns of words; without ``stage`` every row was in the last of ``stages``.
+    stages, sources
+        As in `Schema`, for a cascade of other stages.
     propensity, weight : str, optional
         Numeric columns.
     scores : dict of str to str
         Score name -> column.
     history : dict of str to HistoryRule
         Streams of past events of the same user, strictly before the request's time.
+    header : tuple of str
+        Names of the columns of a text file that has no header line.
 
     Examples
     --------
@@ -119,7 +145,7 @@ class ImpressionMap(Config, frozen=True):
     max_candidates: int | None = None
     time_unit: TimeUnit = "ms"
     observed_until: str | None = None
-    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    labels: dict[str, str | LabelMap] = msgspec.field(default_factory=dict)
     label_windows_ms: dict[str, int] = msgspec.field(default_factory=dict)
     engaged: str = "click"
     tasks: dict[str, str] = msgspec.field(default_factory=dict)
@@ -131,10 +157,13 @@ class ImpressionMap(Config, frozen=True):
     ranks: dict[str, str] = msgspec.field(default_factory=dict)
     stage: str | None = None
     channel: str | None = None
+    stages: tuple[str, ...] = _USUAL.stages
+    sources: dict[str, tuple[str, ...]] = msgspec.field(default_factory=_USUAL.sources.copy)
     propensity: str | None = None
     weight: str | None = None
     scores: dict[str, str] = msgspec.field(default_factory=dict)
     history: dict[str, HistoryRule] = msgspec.field(default_factory=dict)
+    header: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -146,8 +175,10 @@ class ImpressionMap(Config, frozen=True):
             raise InputError(f"mapping: window_ms is {self.window_ms}; expected 1 or more")
         if "history" in self.features:
             raise InputError("mapping: history features go under history: STREAM: features")
-        if "exposed" in self.ranks and self.position is not None:
-            raise InputError("mapping: 'position' is the rank of stage 'exposed'; give one of them")
+        if self.stages[-1:] and self.stages[-1] in self.ranks and self.position is not None:
+            raise InputError(
+                f"mapping: 'position' is the rank of stage '{self.stages[-1]}'; give one of them"
+            )
         for name in self.label_windows_ms:
             if name not in self.labels or self.observed_until is None:
                 raise InputError(
@@ -174,8 +205,9 @@ class ImpressionMap(Config, frozen=True):
         """Return every column of the table that the mapping reads, each once."""
         wanted = [self.user, self.item, self.time, self.request_id, self.observed_until]
         wanted += [self.position, self.stage, self.channel, self.propensity, self.weight]
-        for group in (self.labels, self.ranks, self.scores):
+        for group in (self.ranks, self.scores):
             wanted += group.values()
+        wanted += [m if isinstance(m, str) else m.column for m in self.labels.values()]
         for maps in self.features.values():
             wanted += [m.column for m in maps.values()]
         for rule in self.history.values():
@@ -184,7 +216,7 @@ class ImpressionMap(Config, frozen=True):
 
     def rank_columns(self) -> dict[str, str]:
         """Return stage -> column of every logged rank."""
-        shown = {"exposed": self.position} if self.position is not None else {}
+        shown = {self.stages[-1]: self.position} if self.position is not None else {}
         return {**self.ranks, **shown}
 
     def schema(
@@ -216,6 +248,8 @@ class ImpressionMap(Config, frozen=True):
         return Schema(
             features=(*ids, *given, *past, *self.derived),
             streams=tuple(self.history),
+            stages=self.stages,
+            sources=self.sources,
             channels=channels,
             labels=tuple(
                 Label(name=name, window_ms=self.label_windows_ms.get(name)) for name in self.labels

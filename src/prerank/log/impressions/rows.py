@@ -47,7 +47,7 @@ class ImpressionRows:
     def __init__(self, table: pa.Table, starts: Index, mapping: ImpressionMap) -> None:
         self.table = table
         self.mapping = mapping
-        self.stages = mapping.schema().stages
+        self.stages = mapping.stages
         self.conflicts: dict[str, int] = {}
         self.dims: dict[tuple[str, str], int] = {}
         self.request = group_of(starts, table.num_rows)
@@ -58,8 +58,8 @@ class ImpressionRows:
         self.item = codes_of(self.item_ids)
         self.time: Index = flat.times(table, mapping.time, mapping.time_unit).to_numpy()
         self.labels = {
-            name: np.asarray(flat.numbers(table, column).to_numpy(zero_copy_only=False))
-            for name, column in mapping.labels.items()
+            name: np.asarray(flat.label_values(table, spec).to_numpy(zero_copy_only=False))
+            for name, spec in mapping.labels.items()
         }
         self.channels: tuple[str, ...] = ()
         self.fixed = self._request_columns()
@@ -154,7 +154,7 @@ class ImpressionRows:
 
     def _ranks(self, stage: str, column: str) -> pa.Array:
         ranks = flat.numbers(self.table, column, pa.int32())
-        first = self.mapping.first_position if stage == "exposed" else 0
+        first = self.mapping.first_position if stage == self.stages[-1] else 0
         ranks = pc.subtract(ranks, pa.scalar(first, pa.int32()))
         low = pc.min(ranks).as_py()
         if low is not None and low < 0:

@@ -91,9 +91,12 @@ def no_fsync() -> Iterator[None]:
 def new_model(planted: Planted) -> Callable[..., Any]:
     """Make the same model every time; dropout makes exact resuming harder."""
 
-    def make(log: Log | None = None, seed: int = 0, dropout: float = 0.2) -> Any:
+    def make(
+        log: Log | None = None, seed: int = 0, dropout: float = 0.2, storage: str = "fp32"
+    ) -> Any:
         torch.manual_seed(seed)
-        values = {"width": 4, "tables": {"dim": 4}, "tower": {"hidden": [8], "dropout": dropout}}
+        tables = {"dim": 4, "storage": storage}
+        values = {"width": 4, "tables": tables, "tower": {"hidden": [8], "dropout": dropout}}
         kind: Any = get("two_tower")
         config = from_values(kind.Config, values, where="test")
         return config.build((log or planted.log).schema)

@@ -62,8 +62,8 @@ def _raise() -> None:
 @pytest.fixture(scope="module")
 def train(planted: Any, new_model: Callable[..., Any], bce: Any) -> Callable[..., Any]:
     def run(out: Path, after: int = 10**9, what: Callable[[], None] = _raise, **change: Any) -> Any:
-        config = FitConfig(**{f: getattr(CONFIG, f) for f in CONFIG.__struct_fields__} | change)
-        model = new_model(seed=change.pop("init", 0))
+        model = new_model(storage=change.pop("storage", "fp32"))
+        config = msgspec.structs.replace(CONFIG, **change)
         report = fit(
             model,
             planted.log["train"],
@@ -116,6 +116,24 @@ def test_stopped_anywhere_and_resumed(
     assert again == whole
     steps = [(x["step"], x["kind"]) for x in again]
     assert len(set(steps)) == len(steps)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"table_optimizer": "adagrad"},
+        {"table_optimizer": "lazy_adam", "table_lr": 0.01},
+        {"table_optimizer": "lazy_adam", "table_lr": 0.01, "storage": "bf16"},
+        {"storage": "bf16"},
+    ],
+)
+def test_state_of_every_table_optimiser_is_kept(
+    train: Callable[..., Any], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    whole = train(tmp_path / "whole", **change)
+    with pytest.raises(_Stop):
+        train(tmp_path / "run", 10, **change)
+    _assert_same(whole, train(tmp_path / "run", **change))
 
 
 def test_the_state_to_restore_was_not_trivial(straight: Any, straight_out: Path) -> None:

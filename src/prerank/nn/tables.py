@@ -6,6 +6,7 @@ Shapes: ``V`` vocabularies, ``N`` rows looked up, ``C`` columns of ids, ``D`` wi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +29,16 @@ class FusedTables(nn.Module):
     The two reserved rows (missing, unknown) start at zero: an id that training never met then
     adds nothing, instead of noise.
 
+    Stored in bfloat16 the weights take half the memory and lookups read half the bytes; what a
+    lookup returns is float32, gradients of single lookups have bfloat16's 8 bits, and the
+    optimisers of :mod:`prerank.training` sum them and keep their state in float32.
+
     Parameters
     ----------
     sizes : mapping of str to int
         Rows of every vocabulary, the reserved ones included.
     config : FusedTables.Config
-        Width, initial standard deviation, and whether gradients are sparse.
+        Width, initial standard deviation, whether gradients are sparse, and how weights are stored.
 
     Examples
     --------
@@ -44,11 +49,12 @@ class FusedTables(nn.Module):
     """
 
     class Config(BaseConfig, frozen=True):
-        """Width ``dim``, standard deviation of the initial normal, sparse gradients or dense."""
+        """Width ``dim``, standard deviation of the initial normal, kind of gradients, storage."""
 
         dim: int = 16
         init_std: float = 0.05
         sparse: bool = True
+        storage: Literal["fp32", "bf16"] = "fp32"
 
         def build(self, sizes: Mapping[str, int]) -> FusedTables:
             """Make tables of the given sizes."""
@@ -72,7 +78,8 @@ class FusedTables(nn.Module):
         sizes_V = torch.tensor(list(sizes.values()), dtype=torch.int64)
         self.register_buffer("sizes", sizes_V, persistent=False)
         self.register_buffer("starts", sizes_V.cumsum(0) - sizes_V, persistent=False)
-        self.weight = nn.Parameter(torch.empty(int(sizes_V.sum()), config.dim))
+        dtype = torch.bfloat16 if config.storage == "bf16" else None
+        self.weight = nn.Parameter(torch.empty(int(sizes_V.sum()), config.dim, dtype=dtype))
         self.reset_parameters()
 
     @property
@@ -112,7 +119,8 @@ class FusedTables(nn.Module):
         Tensor ``[N, C, D]``
         """
         assert self._in_range(ids, columns), "id outside its vocabulary"
-        return F.embedding(ids + self.starts[columns], self.weight, sparse=self.config.sparse)
+        rows = ids + self.starts[columns]
+        return _wide(F.embedding(rows, self.weight, sparse=self.config.sparse))
 
     def pooled(self, ids: Jagged, column: Tensor) -> Tensor:
         """Return the mean embedding of each row of ids, ``[N, D]``; empty rows give 0.
@@ -125,7 +133,7 @@ class FusedTables(nn.Module):
             From :meth:`columns`.
         """
         assert self._in_range(ids.values.unsqueeze(1), column), "id outside its vocabulary"
-        return F.embedding_bag(
+        pooled = F.embedding_bag(
             ids.values + self.starts[column],
             self.weight,
             ids.offsets,
@@ -133,6 +141,7 @@ class FusedTables(nn.Module):
             sparse=self.config.sparse,
             include_last_offset=True,
         )
+        return _wide(pooled)
 
     def _in_range(self, ids: Tensor, columns: Tensor) -> bool:
         # A look at the values would stall an accelerator and break a compiled graph.
@@ -144,3 +153,7 @@ class FusedTables(nn.Module):
     def extra_repr(self) -> str:
         """Describe the tables in ``repr(model)``."""
         return f"{len(self.vocabularies)} vocabularies, {tuple(self.weight.shape)}"
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype is torch.bfloat16 else x

@@ -46,8 +46,8 @@ class FitConfig(Config, frozen=True):
         Learning rates of the dense part (default 1e-3) and of embedding tables (default 0.05).
     optimizer : {"adamw", "adam"}
         Of the dense part.
-    table_optimizer : {"rowwise_adagrad"}
-        Of embedding tables.
+    table_optimizer : {"rowwise_adagrad", "adagrad", "lazy_adam"}
+        Of embedding tables; ``lazy_adam`` wants a ``table_lr`` like Adam's, about 1e-3.
     weight_decay : float, default 0
         Of the dense part; decoupled with ``adamw``.
     clip_norm : float, optional
@@ -106,7 +106,7 @@ class FitConfig(Config, frozen=True):
     lr: float = 1e-3
     table_lr: float = 0.05
     optimizer: Literal["adamw", "adam"] = "adamw"
-    table_optimizer: Literal["rowwise_adagrad"] = "rowwise_adagrad"
+    table_optimizer: Literal["rowwise_adagrad", "adagrad", "lazy_adam"] = "rowwise_adagrad"
     weight_decay: float = 0.0
     clip_norm: float | None = None
     warmup_steps: int = 0

@@ -112,7 +112,7 @@ def _row(rng: np.random.Generator, request_id: str, time: int) -> Row:
 
     num_candidates = int(rng.integers(0, 7))
     items = [int(i) * 10 for i in rng.permutation(NUM_ITEMS)[:num_candidates]]
-    stages = sorted(rng.choice(list(SCHEMA.stages), size=num_candidates).tolist())
+    stages = rng.choice(list(SCHEMA.stages), num_candidates, p=[0.15] * 4 + [0.4]).tolist()
     shown = [stage == "exposed" for stage in stages]
     row: Row = {
         "request_id": request_id,

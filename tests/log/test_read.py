@@ -274,7 +274,9 @@ def test_parts_read_their_rows_only(rich_log: Log) -> None:
 def test_a_log_without_parts_says_so(make_log: Callable[..., Log], rich_rows: list[Row]) -> None:
     log = make_log(rich_rows)
     assert log.parts == ()
-    with pytest.raises(InputError, match="no part 'train'; none are known"):
+    with pytest.raises(
+        InputError, match="no part 'train'; the log has none; run: prerank data split"
+    ):
         log["train"]
 
 

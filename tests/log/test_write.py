@@ -160,27 +160,6 @@ def test_request_ids_have_one_type(tmp_path: Path) -> None:
     assert _columns(open_log(tmp_path / "log")).scalars["request_id"].tolist() == [1, 2, 8, 9]
 
 
-@pytest.mark.parametrize(
-    "features",
-    [
-        (Feature(name="time", owner="context", kind="categorical"),),
-        (Feature(name="stage", owner="candidate", kind="categorical"),),
-        (
-            Feature(name="place", owner="user", kind="dense"),
-            Feature(name="place", owner="context", kind="dense"),
-        ),
-        (Feature(name="item_id", owner="item", kind="categorical"),),
-    ],
-)
-def test_features_whose_columns_collide_are_refused(
-    tmp_path: Path, features: tuple[Feature, ...]
-) -> None:
-    with pytest.raises(InputError, match=r"2 columns of .* would be named .*; rename the feature"):
-        write_log(
-            tmp_path / "log", Schema(features=features, labels=(Label(name="click"),)), [_table()]
-        )
-
-
 def test_an_empty_input_is_refused(tmp_path: Path) -> None:
     for tables in ([], [_table().slice(0, 0)]):
         with pytest.raises(InputError, match="no request to write; the input is empty"):

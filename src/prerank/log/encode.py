@@ -19,8 +19,6 @@ from prerank.schema import Schema
 
 __all__ = ["Encoder"]
 
-_ITEM_COLUMNS = ("item_id", "first_seen_ms")
-
 
 class Encoder:
     """Encodes raw request and item tables, growing the vocabularies as it goes.
@@ -39,8 +37,6 @@ class Encoder:
         self.counts: Counter[str] = Counter()
         self.columns = request_columns(schema)
         of_items = item_columns(schema)
-        _check_names([c.name for c in self.columns], "requests")
-        _check_names([*_ITEM_COLUMNS, *(c.name for c in of_items)], "items")
         names = [c.vocab for c in (*self.columns, *of_items) if c.vocab]
         for name in ("user", "item", *names):
             self.vocabularies.setdefault(name, Vocabulary(name))
@@ -287,14 +283,6 @@ def _times_ms(array: pa.Array | pa.ChunkedArray, name: str) -> pa.Array:
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("ms", tz=array.type.tz), safe=False)
     return _cast(array, pa.int64(), name)
-
-
-def _check_names(names: list[str], where: str) -> None:
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise InputError(
-                f"schema: {count} columns of {where} would be named '{name}'; rename the feature"
-            )
 
 
 def _flatten(array: pa.Array, column: Column, where: str) -> tuple[npt.NDArray[np.int64], pa.Array]:

@@ -76,7 +76,7 @@ class Log:
         files = self.manifest.files
         if verify:
             for name, entry in files.items():
-                if name.endswith(".parquet"):
+                if not name.endswith(".json"):  # a schema may be edited on purpose
                     check_size(path / name, entry)
         total = sum(entry.rows for entry in files.values())
         if total != self.manifest.num_requests:
@@ -115,7 +115,10 @@ class Log:
 
     def __getitem__(self, name: str) -> Part:
         if name not in self._ranges:
-            raise InputError(f"{self.path}: no part '{name}'; {did_you_mean(name, self._ranges)}")
+            hint = did_you_mean(name, self._ranges)
+            if not self._ranges:
+                hint = f"the log has none; run: prerank data split {self.path}"
+            raise InputError(f"{self.path}: no part '{name}'; {hint}")
         return Part(self, self._ranges[name], name)
 
     def all(self) -> Part:

@@ -117,8 +117,10 @@ def read_json(path: Path, kind: type[T]) -> T:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         raise InputError(f"{path}: not found; expected a file of a whole request log") from None
+    except InputError as error:  # the values contradict one another
+        raise InputError(f"{path}: {' '.join(str(error).splitlines())}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: {error}; {DAMAGED}") from None
+        raise InputError(f"{path}: {' '.join(str(error).splitlines())}; {DAMAGED}") from None
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from prerank.cli.output import JsonOption, print_json, print_table, say
+from prerank.cli.output import JsonOption, print_json, say
+from prerank.cli.tables import print_table
 
 __all__ = ["app"]
 
@@ -16,19 +17,21 @@ app = typer.Typer(help="Measure on this machine, side by side.", no_args_is_help
 
 @app.callback()
 def _bench() -> None:
-    """Measure on this machine, side by side."""
+    """Measure on this machine, side by side."""  # keeps the name of the only command
 
 
 @app.command()
 def data(
     log: Annotated[
-        Path | None, typer.Option(help="Log to read; default: a world made for the occasion.")
+        Path | None, typer.Option(metavar="LOG", help="Log to read; default: a new world.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Requests per batch.")] = 128,
-    repeats: Annotated[int, typer.Option(help="Rounds; medians are shown.")] = 5,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Requests per batch.")] = 128,
+    repeats: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Rounds; medians are shown.")
+    ] = 5,
     as_json: JsonOption = False,
 ) -> None:
-    """Time the reader beside raw pyarrow reading of the same columns.
+    """Time the reader beside pyarrow reading the same columns.
 
     Example: prerank bench data --log logs/ml1m
     """
@@ -40,16 +43,16 @@ def data(
 
     with tempfile.TemporaryDirectory() as folder:
         if log is None:
-            log = Path(folder) / "world"
-            say("making a world of 8,000 requests to read")
-            write_world(log, WorldConfig())
+            log, config = Path(folder) / "world", WorldConfig()
+            say(f"making a world of {config.num_requests:,} requests to read")
+            write_world(log, config)
         result = bench_data(open_log(log).all(), batch_size=batch_size, repeats=repeats)
     if as_json:
         print_json(result)
         return
     from rich.table import Table
 
-    table = Table(title=f"reading {result['log']}", title_justify="left")
+    table = Table(title=f"reading {result['log']}")
     for name in ("way", "seconds", "requests/s", "candidates/s"):
         table.add_column(name, justify="left" if name == "way" else "right")
     for row in result["rows"]:

@@ -2,49 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from prerank.cli.output import JsonOption, assignments, print_json, say, track
+from prerank.cli.output import (
+    JsonOption,
+    SetOption,
+    assignments,
+    print_json,
+    say,
+    track,
+)
+from prerank.cli.tables import print_counts
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Make, import, split and check request logs.", no_args_is_help=True)
 
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Further values, key=value; may be repeated.")
-]
-
 
 @app.command()
 def world(
-    out: Annotated[Path, typer.Argument(help="Folder of the new log.")],
-    requests: Annotated[int | None, typer.Option(help="Number of requests.")] = None,
-    items: Annotated[int | None, typer.Option(help="Number of items.")] = None,
-    users: Annotated[int | None, typer.Option(help="Number of users.")] = None,
-    days: Annotated[int | None, typer.Option(help="Number of days (3 or more).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed; the same values give the same log.")] = 0,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new log.")],
+    requests: Annotated[int | None, typer.Option(metavar="N", help="Number of requests.")] = None,
+    items: Annotated[int | None, typer.Option(metavar="N", help="Number of items.")] = None,
+    users: Annotated[int | None, typer.Option(metavar="N", help="Number of users.")] = None,
+    days: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of days (3 or more).")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="The same values give the same log.")
+    ] = None,
     values: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a log from the synthetic world: a simulated funnel whose truth is known.
+    """Make a log from a simulated funnel whose truth is known.
+
+    --set reaches every value of the world: gap, noise_retrieval, num_pool, drift and more.
 
     Example: prerank data world logs/world --requests 20000 --set gap=2
     """
     from prerank.config import from_values
+    from prerank.errors import InputError
     from prerank.world import WorldConfig, write_world
 
-    given: dict[str, Any] = {
-        "num_requests": requests,
-        "num_items": items,
-        "num_users": users,
-        "num_days": days,
-        "seed": seed,
-    }
-    chosen = {k: v for k, v in given.items() if v is not None} | assignments(values)
-    config = from_values(WorldConfig, chosen, where="world")
+    named = {"requests": requests, "items": items, "users": users, "days": days}
+    given = {f"num_{name}": value for name, value in named.items()} | {"seed": seed}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    changes = assignments(values)
+    for key in changes:
+        if key in chosen:
+            option = key.removeprefix("num_")
+            raise InputError(f"--{option} and --set {key}: give one of them")
+    config = from_values(WorldConfig, chosen | changes, where="world")
     with track("simulating", config.num_requests) as progress:
         report = write_world(out, config, progress=progress)
     _written(out, report, as_json)
@@ -52,44 +64,73 @@ def world(
 
 @app.command("import")
 def import_(
-    name: Annotated[str, typer.Argument(help="Layout: movielens, mind.")],
-    src: Annotated[Path, typer.Argument(help="Folder or file to read, compressed or not.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the new log.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Layout: movielens, mind.")],
+    src: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Folder or .zip to read; files may be packed.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new log.")],
     values: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import a public data set into a request log, with its splits.
+    """Import a public data set as a request log with its splits.
+
+    --set max_history=50 shortens histories; --set slate=20 (movielens) makes longer requests.
 
     Example: prerank data import movielens ml-1m.zip logs/ml1m
     """
-    import inspect
-
     from prerank import adapters
+    from prerank.log.files import check_free
+
+    adapter = adapters.get(name)
+    options = _options(name, adapter, assignments(values))
+    check_free(out)
+    with track("importing", None) as progress:
+        report = adapter(src, out, progress=progress, **options)
+    _written(out, report, as_json)
+    for note in report.notes:
+        say(f"note: {note}")
+
+
+def _options(name: str, adapter: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check values against the keyword arguments of an adapter."""
+    import inspect
+    import typing
+
+    import msgspec
+
     from prerank.errors import InputError, did_you_mean
 
-    adapter: Any = adapters.get(name)
-    options = assignments(values)
+    hints = typing.get_type_hints(adapter)
     known = [
         p.name
         for p in inspect.signature(adapter).parameters.values()
         if p.kind is p.KEYWORD_ONLY and p.name != "progress"
     ]
-    for key in options:
+    options = {}
+    for key, value in values.items():
         if key not in known:
             raise InputError(f"--set {key}: {name} has no such option; {did_you_mean(key, known)}")
-    with track("importing", None) as progress:
-        report = adapter(src, out, progress=progress, **options)
-    _written(out, report, as_json)
+        try:
+            options[key] = msgspec.convert(value, hints[key])
+        except msgspec.ValidationError as error:
+            reason = str(error).replace("`", "").replace("Expected", "expected")
+            raise InputError(f"--set {key}={value}: {reason}") from None
+    return options
 
 
 @app.command()
 def split(
-    log: Annotated[Path, typer.Argument(help="The log.")],
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="The log.")],
     by: Annotated[
-        str, typer.Option(help="time: by request time; user-order: within every user.")
+        str,
+        typer.Option(metavar="RULE", help="time: by request time; user-order: within every user."),
     ] = "time",
-    fractions: Annotated[str, typer.Option(help="Shares of the parts.")] = "0.8,0.1,0.1",
-    names: Annotated[str, typer.Option(help="Names of the parts.")] = "train,valid,test",
+    fractions: Annotated[
+        str, typer.Option(metavar="X,X,...", help="Shares of the parts.")
+    ] = "0.8,0.1,0.1",
+    names: Annotated[
+        str, typer.Option(metavar="NAMES", help="Names of the parts.")
+    ] = "train,valid,test",
     as_json: JsonOption = False,
 ) -> None:
     """Split a log into named parts; the log itself stays as it is.
@@ -104,42 +145,47 @@ def split(
     try:
         shares = [float(share) for share in fractions.split(",")]
     except ValueError:
-        raise InputError(f"--fractions {fractions}: expected numbers like 0.8,0.1,0.1") from None
+        raise InputError(
+            f"--fractions '{fractions}': expected numbers that add up to 1, like 0.8,0.1,0.1"
+        ) from None
     kind: Any = by
-    sizes = split_log(open_log(log), by=kind, fractions=shares, names=names.split(","))
+    parts = [part.strip() for part in names.split(",")]
+    if not all(parts):
+        raise InputError(f"--names '{names}': a name is empty; expected one like train,valid,test")
+    sizes = split_log(open_log(log), by=kind, fractions=shares, names=parts)
     if as_json:
         print_json({"log": str(log), "by": by, "parts": sizes})
     else:
-        for part, size in sizes.items():
-            typer.echo(f"{part}: {size:,} requests")
+        print_counts(sizes, unit="requests")
 
 
 @app.command()
 def check(
-    log: Annotated[Path, typer.Argument(help="The log.")],
-    quick: Annotated[bool, typer.Option(help="Skip the SHA-256 of every file.")] = False,
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="The log.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Skip the SHA-256 of every file.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read a whole log and report everything that is wrong or odd (exit 1 on errors).
+    """Read a whole log and report what is wrong or odd.
+
+    Exit status 1 if something is wrong (an error); warnings alone leave it at 0.
 
     Example: prerank data check logs/ml1m
     """
     import msgspec
 
-    from prerank.log.check import check_log
+    from prerank.log import check_log
 
     with track("checking", None) as progress:
         report = check_log(log, deep=not quick, progress=progress)
     if as_json:
         print_json(msgspec.to_builtins(report))
     else:
-        for key, value in report.counts.items():
-            typer.echo(f"{key}: {value:,}" if isinstance(value, int) else f"{key}: {value:.4g}")
+        print_counts(report.counts)
         for finding in report.findings:
             typer.echo(f"{finding.level}: {finding.where}: {finding.message}")
-        errors = sum(f.level == "error" for f in report.findings)
+        errors = sum(finding.level == "error" for finding in report.findings)
         warnings = len(report.findings) - errors
-        typer.echo(f"{'ok' if report.ok else 'NOT OK'}: {errors} errors, {warnings} warnings")
+        typer.echo(f"{'ok' if report.ok else 'NOT OK'} ({errors} errors, {warnings} warnings)")
     if not report.ok:
         raise typer.Exit(1)
 
@@ -162,9 +208,11 @@ def _written(out: Path, report: Any, as_json: bool) -> None:
     if as_json:
         print_json(summary)
         return
-    typer.echo(
-        f"{out}: {summary['requests']:,} requests, {summary['candidates']:,} candidates, "
-        f"{summary['items']:,} items"
-    )
+    sizes = [f"{summary[name]:,} {name}" for name in ("requests", "candidates", "items")]
+    typer.echo(f"{out}: {', '.join(sizes)}")
     typer.echo("parts: " + ", ".join(f"{name} {size:,}" for name, size in parts.items()))
-    say(f"next: prerank data check {out}; prerank train two_tower --log {out} --out runs/two_tower")
+    counts = {name: count for name, count in report.counts.items() if count}
+    if counts:
+        typer.echo("counts: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    say(f"next: prerank data check {out}")
+    say(f"      prerank train two_tower --log {out} --out runs/two_tower")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+import traceback
+from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
 
 from prerank import __version__
@@ -45,47 +47,78 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of errors; works anywhere.")
+    ] = False,
 ) -> None:
     """Pre-ranking for recommender cascades: request logs, models, cascades, evaluation."""
 
 
-def run(argv: list[str] | None = None) -> None:
-    """Run the command line and leave with 0 (fine), 1 (failed), 2 (bad usage or input)."""
-    arguments = sys.argv[1:] if argv is None else argv
+def run(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit status.
+
+    0: fine. 1: a check or a run failed. 2: bad usage or input. 130: interrupted by Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # The parser knows --debug only in front of the command; people write it behind.
     debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        status = app(args=arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        say("prerank: interrupted")
-        sys.exit(130)
+        status = app(args=arguments, prog_name="prerank", standalone_mode=False)
+        sys.stdout.flush()
     except BrokenPipeError:
-        # the reader of a pipe left; nothing more can be said on stdout
+        # The reader of a pipe left; nothing more can be said on stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except PrerankError as error:
-        if debug:
-            raise
-        say(f"prerank: {error}")
-        sys.exit(error.exit_code)
-    except MemoryError:
-        say("prerank: out of memory; use fewer requests per batch or a smaller model")
         sys.exit(1)
     except Exception as error:
         if debug:
-            raise
-        reason = (str(error).splitlines() or [""])[0]
-        say(
-            f"prerank: unexpected {type(error).__name__}: {reason}; run with --debug for the "
-            "traceback"
-        )
-        sys.exit(1)
+            traceback.print_exc()
+        status, text = _describe(error, arguments)
+        say(text)
+    else:
+        if status == 130:  # what the parser makes of Ctrl-C
+            say("prerank: interrupted")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _describe(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
+    """Return exit status and line of an error."""
+    match error:
+        case typer.TyperException():
+            return error.exit_code, _usage(error, arguments)
+        case PrerankError():
+            return error.exit_code, f"prerank: {error}"
+        case MemoryError():
+            return 1, "prerank: out of memory; use fewer requests per batch or a smaller model"
+    reason = (str(error).splitlines() or [""])[0]
+    kind = type(error).__name__
+    return 1, f"prerank: unexpected {kind}: {reason}; run with --debug for the traceback"
+
+
+def _usage(error: typer.TyperException, arguments: Sequence[str]) -> str:
+    """Say in one line what was wrong with the arguments of which command."""
+    text = error.format_message()
+    if text.startswith("Usage:"):  # a group without its command shows its help
+        return text
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "prerank"
+    names = getattr(getattr(error, "param", None), "opts", ())
+    if text.startswith("Invalid value"):
+        name, found = _given(names, arguments)
+        expected = text.partition(": ")[2].partition(",")[0]
+        expected = re.sub(r"^Input should be (?=an? )", "expected ", expected)
+        expected = expected.replace("Input should be", "expected a number")
+        text = f"{name}{found}: {expected}"
+    return f"{command}: {' '.join(text.split()).rstrip('.')}; see: {command} --help"
+
+
+def _given(names: Sequence[str], arguments: Sequence[str]) -> tuple[str, str]:
+    """Return an option as it was written, and its value."""
+    for at, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in names:
+            return name, f" {value}" if equals else f" {' '.join(arguments[at + 1 : at + 2])}"
+    return " / ".join(names), ""
 
 
 if __name__ == "__main__":

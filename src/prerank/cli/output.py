@@ -1,4 +1,4 @@
-"""What commands print: JSON for machines on stdout, tables for people, progress on stderr."""
+"""What commands share: JSON for machines, tables for people, progress on stderr, options."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import typer
 __all__ = [
     "DeviceOption",
     "JsonOption",
+    "SetOption",
     "assignments",
     "check_device",
     "print_json",
-    "print_table",
     "say",
     "track",
 ]
@@ -25,12 +25,18 @@ __all__ = [
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout; logs go to stderr.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="Where torch computes: cpu, cuda, cuda:1, ...")]
+DeviceOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Where torch computes: cpu, cuda, cuda:1.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value; may be repeated."),
+]
 
 
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout; numbers that do not exist become null."""
-    sys.stdout.write(json.dumps(_finite(value), ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(_finite(value)) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -43,17 +49,8 @@ def _finite(value: Any) -> Any:
 
 def say(text: str) -> None:
     """Print a line for people on stderr."""
-    sys.stderr.write(text + "\n")
-
-
-def print_table(*tables: Any) -> None:
-    """Print rich tables on stdout; piped output is as wide as it needs and without colour."""
-    from rich.console import Console
-
-    wide = None if sys.stdout.isatty() else 200
-    console = Console(width=wide, soft_wrap=False)
-    for table in tables:
-        console.print(table)
+    sys.stderr.write(text.rstrip("\n") + "\n")
+    sys.stderr.flush()
 
 
 @contextlib.contextmanager
@@ -70,6 +67,7 @@ def track(
         MofNCompleteColumn,
         Progress,
         TextColumn,
+        TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
@@ -78,7 +76,7 @@ def track(
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TimeRemainingColumn(),
+        TimeElapsedColumn() if total is None else TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what, total=total)
@@ -87,19 +85,17 @@ def track(
 
 def assignments(pairs: list[str] | None) -> dict[str, Any]:
     """Parse repeated ``--set key=value`` options; values are read as YAML."""
-    import yaml
-
     from prerank.errors import InputError
+    from prerank.recipes import parse_yaml
 
     values: dict[str, Any] = {}
     for pair in pairs or []:
-        key, equals, text = pair.partition("=")
+        key, equals, text = (piece.strip() for piece in pair.partition("="))
         if not equals or not key:
             raise InputError(f"--set {pair}: expected key=value")
-        try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InputError(f"--set {pair}: the value is no valid YAML") from None
+        if key in values:
+            raise InputError(f"--set {pair}: '{key}' is given twice")
+        values[key] = parse_yaml(text, f"--set {pair}")
     return values
 
 
@@ -110,8 +106,8 @@ def check_device(device: str) -> str:
     from prerank.errors import InputError
 
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or ["not available"])[0]
-        raise InputError(f"--device {device}: {reason}; use cpu") from None
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
+        reason = (str(error).splitlines() or ["not available"])[0].rstrip(".")
+        raise InputError(f"--device {device}: {reason}; expected one that is here: cpu") from None
     return device

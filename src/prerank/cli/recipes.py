@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prerank.cli.output import JsonOption, print_json
+from prerank.cli.output import JsonOption, print_json, say
 
 __all__ = ["app"]
 
@@ -16,7 +16,10 @@ app = typer.Typer(help="List, show and copy training recipes.", no_args_is_help=
 
 @app.command()
 def ls(as_json: JsonOption = False) -> None:
-    """List the recipes, the most useful first."""
+    """List the recipes, the most useful first.
+
+    Example: prerank recipes ls
+    """
     from prerank.recipes import list_recipes
 
     recipes = list_recipes()
@@ -30,7 +33,8 @@ def ls(as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a recipe.")], as_json: JsonOption = False
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recipe.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Print the YAML of a recipe.
 
@@ -47,8 +51,10 @@ def show(
 
 @app.command()
 def cp(
-    name: Annotated[str, typer.Argument(help="Name of a recipe.")],
-    path: Annotated[Path, typer.Argument(help="YAML file to make.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recipe.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="YAML file to make, or a folder to put it in.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Copy a recipe to a file of your own, to change it.
@@ -61,13 +67,17 @@ def cp(
     text = recipe_text(name)
     if path.is_dir():
         path = path / f"{name}.yaml"
-    if path.exists():
-        raise InputError(f"{path}: exists already; choose another name")
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{path}: expected a name that ends in .yaml")
     try:
-        path.write_text(text, encoding="utf-8")
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(f"{path}: exists already; choose another name") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
     if as_json:
         print_json({"name": name, "path": str(path)})
-    else:
-        typer.echo(f"{path}: train it with: prerank train {path} --log LOG --out RUN")
+        return
+    typer.echo(str(path))
+    say(f"next: prerank train {path} --log LOG --out RUN")

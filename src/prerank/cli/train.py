@@ -7,38 +7,58 @@ from typing import Annotated
 
 import typer
 
-from prerank.cli.output import DeviceOption, JsonOption, assignments, check_device, print_json, say
+from prerank.cli.output import (
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    assignments,
+    check_device,
+    print_json,
+    say,
+)
 
 __all__ = ["train"]
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a YAML file.")],
-    log: Annotated[Path, typer.Option(help="Request log to train on.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished run goes on.")],
-    part: Annotated[str, typer.Option(help="Part to train on.")] = "train",
-    valid: Annotated[str, typer.Option(help="Part to validate on; '' for none.")] = "valid",
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")] = None,
-    values: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a recipe value, section.key=value; may be repeated."),
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or a YAML file.")
+    ],
+    log: Annotated[Path, typer.Option(metavar="LOG", help="Request log to train on.")],
+    out: Annotated[
+        Path, typer.Option(metavar="RUN", help="Folder of the run; an unfinished run goes on.")
+    ],
+    part: Annotated[str, typer.Option(metavar="NAME", help="Part to train on.")] = "train",
+    valid: Annotated[
+        str, typer.Option(metavar="NAME", help="Part to validate on; '' for none.")
+    ] = "valid",
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Seed of weights, order and dropout.")
     ] = None,
+    values: SetOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recipe on a log; give the same command again to go on after a stop.
+    """Train a recipe on a log, or go on with a stopped run.
 
-    Example: prerank train two_tower --log logs/ml1m --out runs/two_tower --set fit.epochs=3
+    The same command again goes on where the run stopped. --set changes a value of the recipe;
+    its key is section.key, as in fit.lr, model.dim or objective.sources.
+
+    Example: prerank train mlp --log logs/ml1m --out runs/mlp --set fit.epochs=3
     """
     import msgspec
 
+    from prerank.errors import InputError
     from prerank.log import open_log
     from prerank.recipes import load_recipe
     from prerank.training import fit
 
     changes = assignments(values)
     if seed is not None:
+        if "fit.seed" in changes:
+            raise InputError("--seed and --set fit.seed: give one of them")
         changes["fit.seed"] = seed
+    check_device(device)
     loaded = load_recipe(recipe).replace(changes)
     opened = open_log(log)
     model, objective, config = loaded.build(opened.schema, f"recipe {recipe}")
@@ -49,15 +69,14 @@ def train(
         valid=opened[valid] if valid else None,
         config=config,
         out=out,
-        device=check_device(device),
+        device=device,
     )
-    for skipped in report.skipped:
-        say(f"skipped a checkpoint: {skipped}")
     if as_json:
         print_json(msgspec.to_builtins(report))
         return
-    typer.echo(f"{out}: {report.steps:,} updates, {report.samples_per_s:,.0f} candidates/s")
+    state = "was complete already, " if report.resumed_from == report.steps else ""
+    typer.echo(f"{out}: {state}{report.steps:,} updates, {report.samples_per_s:,.0f} candidates/s")
     if report.best is not None:
         metrics = ", ".join(f"{k} {v:.4f}" for k, v in report.best.metrics.items())
         typer.echo(f"best at update {report.best.step:,}: {metrics}")
-    typer.echo(f"next: prerank evaluate {out} --log {log}")
+    say(f"next: prerank evaluate {out} --log {log}")

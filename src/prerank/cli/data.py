@@ -8,17 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
+from prerank import adapters
 from prerank.cli.output import (
     JsonOption,
     SetOption,
     assignments,
     print_json,
     say,
+    suggest,
     track,
 )
 from prerank.cli.tables import print_counts
 
 __all__ = ["app"]
+
+_LAYOUTS = ", ".join(adapters.TABLE)
 
 app = typer.Typer(help="Make, import, split and check request logs.", no_args_is_help=True)
 
@@ -26,12 +30,12 @@ app = typer.Typer(help="Make, import, split and check request logs.", no_args_is
 @app.command()
 def world(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new log.")],
-    requests: Annotated[int | None, typer.Option(metavar="N", help="Number of requests.")] = None,
-    items: Annotated[int | None, typer.Option(metavar="N", help="Number of items.")] = None,
-    users: Annotated[int | None, typer.Option(metavar="N", help="Number of users.")] = None,
-    days: Annotated[
-        int | None, typer.Option(metavar="N", help="Number of days (3 or more).")
+    requests: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Number of requests.")
     ] = None,
+    items: Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of items.")] = None,
+    users: Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of users.")] = None,
+    days: Annotated[int | None, typer.Option(metavar="N", min=3, help="Number of days.")] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="The same values give the same log.")
     ] = None,
@@ -64,7 +68,7 @@ def world(
 
 @app.command("import")
 def import_(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Layout: movielens, mind.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"Layout: {_LAYOUTS}.")],
     src: Annotated[
         Path, typer.Argument(metavar="SRC", help="Folder or .zip to read; files may be packed.")
     ],
@@ -78,7 +82,6 @@ def import_(
 
     Example: prerank data import movielens ml-1m.zip logs/ml1m
     """
-    from prerank import adapters
     from prerank.log.files import check_free
 
     adapter = adapters.get(name)
@@ -214,5 +217,5 @@ def _written(out: Path, report: Any, as_json: bool) -> None:
     counts = {name: count for name, count in report.counts.items() if count}
     if counts:
         typer.echo("counts: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
-    say(f"next: prerank data check {out}")
-    say(f"      prerank train two_tower --log {out} --out runs/two_tower")
+    train = ("train", "two_tower", "--log", out, "--out", "runs/two_tower")
+    suggest(("data", "check", out), train)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prerank.cli.evaluate import print_evaluation
-from prerank.cli.output import DeviceOption, JsonOption, check_device, print_json, say, track
+from prerank.cli.output import (
+    DeviceOption,
+    JsonOption,
+    check_device,
+    print_json,
+    say,
+    suggest,
+    track,
+)
 
 if TYPE_CHECKING:
     from prerank.world import WorldConfig
@@ -80,9 +87,7 @@ def demo(
     say(f"cascade: {light} scores all candidates and forwards {_FORWARD:.0%} of them to {strong}")
     say("All numbers are from a simulated world; nothing here is a claim about real users.")
     typer.echo(f"log: {log_path}   runs: {runs}")
-    again = shlex.join(["prerank", "evaluate", *map(str, folders), "--log", str(log_path)])
-    say(f"next: {again}")
-    say(f"      {shlex.join(['prerank', 'data', 'check', str(log_path)])}")
+    suggest(("evaluate", *folders, "--log", log_path), ("data", "check", log_path))
 
 
 def _make_log(path: Path, config: WorldConfig) -> None:

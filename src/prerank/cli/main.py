@@ -71,7 +71,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        if debug:
+        if debug and not isinstance(error, typer.TyperException):
             traceback.print_exc()
         status, text = _describe(error, arguments)
         say(text)

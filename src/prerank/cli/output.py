@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ __all__ = [
     "check_device",
     "print_json",
     "say",
+    "suggest",
     "track",
 ]
 
@@ -51,6 +53,13 @@ def say(text: str) -> None:
     """Print a line for people on stderr."""
     sys.stderr.write(text.rstrip("\n") + "\n")
     sys.stderr.flush()
+
+
+def suggest(*commands: tuple[object, ...]) -> None:
+    """Print commands worth giving next on stderr, ready to be copied."""
+    for number, words in enumerate(commands):
+        start = "     " if number else "next:"
+        say(f"{start} {shlex.join(['prerank', *map(str, words)])}")
 
 
 @contextlib.contextmanager
@@ -109,5 +118,5 @@ def check_device(device: str) -> str:
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError, AttributeError) as error:
         reason = (str(error).splitlines() or ["not available"])[0].rstrip(".")
-        raise InputError(f"--device {device}: {reason}; expected one that is here: cpu") from None
+        raise InputError(f"--device '{device}': {reason}; expected one that is here: cpu") from None
     return device

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prerank.cli.output import JsonOption, print_json, say
+from prerank.cli.output import JsonOption, print_json, suggest
 
 __all__ = ["app"]
 
@@ -80,4 +80,4 @@ def cp(
         print_json({"name": name, "path": str(path)})
         return
     typer.echo(str(path))
-    say(f"next: prerank train {path} --log LOG --out RUN")
+    suggest(("train", path, "--log", "LOG", "--out", "RUN"))

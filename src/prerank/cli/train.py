@@ -14,7 +14,7 @@ from prerank.cli.output import (
     assignments,
     check_device,
     print_json,
-    say,
+    suggest,
 )
 
 __all__ = ["train"]
@@ -79,4 +79,4 @@ def train(
     if report.best is not None:
         metrics = ", ".join(f"{k} {v:.4f}" for k, v in report.best.metrics.items())
         typer.echo(f"best at update {report.best.step:,}: {metrics}")
-    say(f"next: prerank evaluate {out} --log {log}")
+    suggest(("evaluate", out, "--log", log))

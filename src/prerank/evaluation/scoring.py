@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -90,7 +91,8 @@ def score_part(
     except OSError as error:
         raise PrerankError(f"{out}: cannot be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its parent may be no folder
+            temporary.unlink(missing_ok=True)
     seconds = time.perf_counter() - started
     return {
         "requests": part.num_requests,

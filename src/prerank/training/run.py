@@ -282,7 +282,10 @@ def load_run(path: str | Path, model: Model | None = None) -> Model:
 
 def fill_model(model: Model, path: Path, run: Run) -> None:
     """Put the weights of a complete run into a model."""
-    tensors = load_tensors(path / WEIGHTS, run.weights_sha256)
+    try:
+        tensors = load_tensors(path / WEIGHTS, run.weights_sha256)
+    except InputError as error:
+        raise InputError(f"{error}; restore it, or remove the folder and train again") from None
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -195,6 +195,8 @@ quotas must not grow along the funnel
                 raise InputError(f"world: {name} is {value}, expected a share from 0 to 1")
         if self.share_similar + self.share_popular + self.share_fresh > 1:
             raise InputError("world: the shares of the retrieval channels add up to more than 1")
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"world: seed is {self.seed}, expected from 0 to 2**63 - 1")
         if not 3 <= self.num_days <= self.num_requests:
             raise InputError(
                 f"world: num_days is {self.num_days}, expected at least 3 (for train, valid and "

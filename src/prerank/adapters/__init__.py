@@ -13,8 +13,12 @@ Importer = Callable[..., ImportReport]
 """``importer(src, out, *, progress=None, **options) -> ImportReport``."""
 
 TABLE: dict[str, str] = {
+    "kuairand": "prerank.adapters.kuairand:import_kuairand",
     "mind": "prerank.adapters.mind:import_mind",
     "movielens": "prerank.adapters.movielens:import_movielens",
+    "obd": "prerank.adapters.obd:import_obd",
+    "recflow": "prerank.adapters.recflow:import_recflow",
+    "taobao": "prerank.adapters.taobao:import_taobao",
 }
 """Name -> ``module:function``; packages add theirs in the entry point group prerank.adapters."""
 

@@ -174,7 +174,11 @@ class Text:
         return self.data.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").rstrip("\r")
 
     def named(
-        self, columns: Mapping[str, pa.DataType], *, optional: Sequence[str] = ()
+        self,
+        columns: Mapping[str, pa.DataType],
+        *,
+        optional: Sequence[str] = (),
+        nullable: Sequence[str] = (),
     ) -> pa.Table:
         r"""Parse comma-separated lines under a header; values may stand in double quotes.
 
@@ -184,6 +188,8 @@ class Text:
             What to read, wherever it stands; other columns are left out.
         optional : sequence of str
             Columns that may be absent; of those that are there, values may be empty (null).
+        nullable : sequence of str
+            Columns that must be there but whose values may be empty (null).
 
         Raises
         ------
@@ -206,7 +212,7 @@ class Text:
             name if name in columns else f"{name}#{k}": columns.get(name, pa.string())
             for k, name in enumerate(names)
         }
-        free = [name for name in types if name not in columns or name in optional]
+        free = [n for n in types if n not in columns or n in optional or n in nullable]
         table = self.table(types, ",", header=True, nullable=free, quote='"')
         kept = [name for name in columns if name in names]
         return pa.table({name: _empty_as_null(table[name]) for name in kept})

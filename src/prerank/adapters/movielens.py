@@ -15,7 +15,7 @@ numbered in log order. The list of candidates keeps the order of rating, which i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prerank.adapters.files import Files, Text, open_files
+from prerank.adapters.grouped import num_unknown, with_users
 from prerank.adapters.report import ImportReport
 from prerank.errors import InputError, did_you_mean
 from prerank.log import write_log
@@ -123,7 +124,7 @@ def import_movielens(
     written = write_log(
         out,
         schema,
-        _with_users(requests, data.users),
+        with_users(requests, data.users),
         data.items,
         splits=splits,
         splits_rule=_RULE,
@@ -138,9 +139,9 @@ def import_movielens(
         counts={
             "ratings": grouped.num_rows,
             "merged_ratings": grouped.num_merged,
-            "items_without_row": _num_unknown(rated["item_id"], data.items["item_id"]),
+            "items_without_row": num_unknown(rated["item_id"], data.items["item_id"]),
             "items_without_year": data.items["year"].null_count,
-            "users_without_row": _num_unknown(pc.unique(users), data.users["user"]),
+            "users_without_row": num_unknown(pc.unique(users), data.users["user"]),
         },
         notes=_NOTES,
     )
@@ -312,16 +313,3 @@ def _split(user: Index) -> dict[str, Index]:
     is_valid = ~is_test & (from_end <= np.repeat(test + valid, count))
     masks = {"train": ~(is_test | is_valid), "valid": is_valid, "test": is_test}
     return {name: np.sort(rows[mask]) for name, mask in masks.items()}
-
-
-def _with_users(requests: Iterator[pa.Table], users: pa.Table) -> Iterator[pa.Table]:
-    known = users["user"].combine_chunks()
-    for table in requests:
-        row = pc.index_in(table["user"], value_set=known)
-        for name in users.column_names[1:]:
-            table = table.append_column(name, users[name].take(row))  # noqa: PLW2901
-        yield table
-
-
-def _num_unknown(found: pa.Array, listed: pa.ChunkedArray) -> int:
-    return int(pc.sum(pc.invert(pc.is_in(found, value_set=listed.combine_chunks()))).as_py() or 0)

@@ -139,9 +139,14 @@ class Task(Config, frozen=True):
 
 
 class Lineage(Config, frozen=True):
-    """Where a log came from; ``log_id`` names it, indices are only comparable within it."""
+    """Where a log came from.
+
+    ``log_id`` names it: indices are comparable within it only, and stay so when the log grows,
+    which counts ``revision`` up.
+    """
 
     log_id: str = ""
+    revision: int = 0
     made_by: str = ""
     parent: str | None = None
     seed: int | None = None

@@ -187,8 +187,8 @@ def small_groups() -> Callable[..., Any]:
         class Small:
             def __enter__(self) -> None:
                 patcher = context.__enter__()
-                patcher.setattr("prerank.log.write._GROUP_REQUESTS", (group, group))
-                patcher.setattr("prerank.log.write._PART_GROUPS", groups_per_part)
+                patcher.setattr("prerank.log.parts._GROUP_REQUESTS", (group, group))
+                patcher.setattr("prerank.log.parts._PART_GROUPS", groups_per_part)
 
             def __exit__(self, *error: Any) -> None:
                 context.__exit__(*error)

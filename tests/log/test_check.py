@@ -127,7 +127,7 @@ def test_a_shallow_check_leaves_out_the_fingerprints(
     files = manifest.files | {PART: entry}
     log_id = log_id_of(files)
     write_json(
-        msgspec.structs.replace(manifest, files=files, log_id=log_id), path / "manifest.json"
+        msgspec.structs.replace(manifest, files=files, log_id=log_id, content=log_id), path / "manifest.json"
     )
     schema = path / "schema.json"
     schema.write_text(schema.read_text().replace(manifest.log_id, log_id))

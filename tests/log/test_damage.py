@@ -182,7 +182,7 @@ def _adopt(path: Path) -> None:
         files["schema.json"], bytes=schema.stat().st_size, sha256=digest(schema)
     )
     write_json(
-        msgspec.structs.replace(manifest, files=files, log_id=log_id), path / "manifest.json"
+        msgspec.structs.replace(manifest, files=files, log_id=log_id, content=log_id), path / "manifest.json"
     )
 
 

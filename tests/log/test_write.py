@@ -332,8 +332,8 @@ def test_row_groups_hold_so_many_candidates_whatever_the_first_table(tmp_path: P
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prerank.log.write._GROUP_CANDIDATES", 1000)
-        patch.setattr("prerank.log.write._GROUP_REQUESTS", (2, 8192))
+        patch.setattr("prerank.log.parts._GROUP_CANDIDATES", 1000)
+        patch.setattr("prerank.log.parts._GROUP_REQUESTS", (2, 8192))
         write_log(tmp_path / "log", SCHEMA, [table(0, 1, 1), table(1, 200, 100)])
     log = open_log(tmp_path / "log")
     sizes = np.diff(log._starts)

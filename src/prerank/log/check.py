@@ -136,7 +136,9 @@ class _Check:
         if manifest is not None:
             self.files(manifest)
         if manifest is not None and schema is not None:
-            if not manifest.log_id == schema.lineage.log_id == log_id_of(manifest.files):
+            if manifest.log_id != schema.lineage.log_id or manifest.content != log_id_of(
+                manifest.files
+            ):
                 self.error(MANIFEST, f"'log_id' does not name these files; {DAMAGED}")
             log = self.attempt(MANIFEST, lambda: Log(self.path, verify=False))
             if log is not None:

@@ -43,6 +43,10 @@ class Encoder:
         self._last_time: int | None = None
         self._id_type: pa.DataType | None = None
 
+    def start_after(self, time: int) -> None:
+        """Refuse requests earlier than this time (ms)."""
+        self._last_time = time
+
     def requests(self, table: pa.Table) -> pa.Table:
         """Encode one table of request rows; see ``write_log`` for its columns.
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from prerank.errors import InputError, PrerankError
 
 __all__ = [
+    "COLUMNS",
     "DAMAGED",
     "ITEMS",
     "MANIFEST",
@@ -46,6 +47,7 @@ MANIFEST = "manifest.json"
 SPLITS = "splits.json"
 ITEMS = "items.parquet"
 VOCAB = "vocab"
+COLUMNS = "columns"
 REQUESTS = "requests"
 
 DAMAGED = "the log is damaged: restore the file or write the log again"
@@ -70,6 +72,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """What a whole log consists of; written last, so its absence means half-written."""
 
     log_id: str
+    content: str
     num_requests: Count
     num_candidates: Count
     files: dict[str, FileEntry]
@@ -85,7 +88,7 @@ def check_size(path: Path, entry: FileEntry) -> None:
 
 
 def log_id_of(files: Mapping[str, FileEntry]) -> str:
-    """Return the id of a log: a fingerprint of its tables."""
+    """Return a fingerprint of a log's tables, its id when it is first written."""
     text = "".join(entry.sha256 for name, entry in files.items() if name.endswith(".parquet"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from prerank.batch import RequestBatch
 from prerank.errors import InputError, did_you_mean
 from prerank.log.columns import Columns
 from prerank.log.decode import decode, open_part, read_row_group
 from prerank.log.files import (
+    COLUMNS,
     DAMAGED,
     ITEMS,
     MANIFEST,
+    REQUESTS,
     SCHEMA,
     SPLITS,
     VOCAB,
@@ -26,7 +29,7 @@ from prerank.log.files import (
     read_json,
 )
 from prerank.log.items import ItemTable
-from prerank.log.layout import request_columns
+from prerank.log.layout import Column, request_columns
 from prerank.log.order import plan_windows, shuffled, skip_windows
 from prerank.log.prefetch import prefetch as run_ahead
 from prerank.log.split import RowRanges, check_parts, load_splits
@@ -91,6 +94,7 @@ class Log:
                 parts.append((name, index))
                 starts.append(starts[-1] + min(max(entry.row_group, 1), entry.rows - first))
         self._groups = parts
+        self._side = {name for name in files if name.startswith(f"{COLUMNS}/")}
         self._starts = np.array(starts, dtype=np.int64)
         self._ranges: dict[str, RowRanges] = {}
         if verify:
@@ -173,15 +177,36 @@ class Log:
             for c in request_columns(self.schema)
             if (c.name in only if only is not None else c.name != "request_id" or with_ids)
         ]
-        opened: tuple[str, Any] = ("", None)
+        for first, where, table in self.tables(groups, columns):
+            yield decode(table, columns, self.schema, first, where)
+
+    def file_of(self, group: int) -> str:
+        """Return the part file of a row group, by its path inside the log."""
+        return self._groups[group][0]
+
+    def tables(self, groups: Any, columns: list[Column]) -> Iterator[tuple[int, str, pa.Table]]:
+        """Yield first request row, place for errors, and encoded table of row groups.
+
+        A side column stands in for the column of its name.
+        """
+        opened: dict[str, tuple[str, Any]] = {}
         for group in groups:
             name, index = self._groups[group]
-            path = self.path / name
-            if opened[0] != name:
-                opened = (name, open_part(path))
             first, stop = int(self._starts[group]), int(self._starts[group + 1])
-            table = read_row_group(opened[1], path, index, columns, stop - first)
-            yield decode(table, columns, self.schema, first, f"{path}: row group {index}")
+            sources: dict[str, list[Column]] = {}
+            for column in columns:
+                side = name.replace(REQUESTS, f"{COLUMNS}/{column.name}", 1)
+                sources.setdefault(side if side in self._side else name, []).append(column)
+            arrays: dict[str, pa.ChunkedArray] = {}
+            for source, wanted in sources.items():
+                path = self.path / source
+                slot = source.rpartition("/")[0]
+                if slot not in opened or opened[slot][0] != source:
+                    opened[slot] = (source, open_part(path))
+                table = read_row_group(opened[slot][1], path, index, wanted, stop - first)
+                arrays |= {c.name: table[c.name] for c in wanted}
+            table = pa.table({c.name: arrays[c.name] for c in columns})
+            yield first, f"{self.path / name}: row group {index}", table
 
 
 class Part:

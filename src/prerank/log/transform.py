@@ -165,7 +165,7 @@ class Transforms:
             The log lacks a feature or label that the model was trained with, or has it in
             another kind.
         """
-        key = log.schema.lineage.log_id
+        key = f"{log.schema.lineage.log_id}/{log.schema.lineage.revision}"
         if key not in self._assemblers:
             _check_same_features(self.schema, log)
             maps = {name: self._map(log, name) for name in self.schema.vocabularies}
@@ -181,16 +181,22 @@ class Transforms:
     def _map(self, log: Log, name: str) -> Map:
         """Return the table row of each row of the log's vocabulary."""
         trained, rows = self.vocabularies[name], self.rows[name]
+        size = log.schema.size(name)
         if log.schema.lineage.log_id == self.schema.lineage.log_id:
-            return rows
+            return _grown(rows, size)
         theirs = log.vocabulary(name)
-        if len(theirs) >= len(trained) and theirs.digest(len(trained)) == trained.digest():
-            grown = np.full(len(theirs), UNKNOWN_ROW, dtype=np.int32)
-            grown[: len(rows)] = rows
-            return grown
+        if size >= len(trained) and theirs.digest(len(trained)) == trained.digest():
+            return _grown(rows, size)
         mapped = rows[trained.encode(theirs.values)]
         mapped[UNKNOWN_ROW] = UNKNOWN_ROW
         return mapped
+
+
+def _grown(rows: Map, size: int) -> Map:
+    """Return rows of a vocabulary that has grown: later values are unknown."""
+    grown = np.full(max(size, len(rows)), UNKNOWN_ROW, dtype=np.int32)
+    grown[: len(rows)] = rows
+    return grown
 
 
 def _count(

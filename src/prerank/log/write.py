@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from prerank.errors import InputError
 from prerank.log.columns import CANDIDATES
@@ -31,14 +30,11 @@ from prerank.log.files import (
     write_table,
 )
 from prerank.log.layout import item_columns
+from prerank.log.parts import PartWriter
 from prerank.log.split import save_splits
 from prerank.schema import NUM_RESERVED, Schema
 
-__all__ = ["WriteReport", "write_log"]
-
-_GROUP_CANDIDATES = 1 << 16
-_GROUP_REQUESTS = (64, 8192)
-_PART_GROUPS = 256
+__all__ = ["WriteReport", "item_table", "write_log"]
 
 
 class WriteReport(msgspec.Struct, frozen=True):
@@ -101,7 +97,7 @@ def write_log(
         (folder / REQUESTS).mkdir()
         (folder / VOCAB).mkdir()
         encoded_items = None if items is None else encoder.items(items)
-        with contextlib.closing(_Parts(folder / REQUESTS)) as writer:
+        with contextlib.closing(PartWriter(folder / REQUESTS)) as writer:
             for table in requests:
                 writer.add(encoder.requests(table))
                 if progress is not None:
@@ -110,7 +106,7 @@ def write_log(
         num_requests = encoder.counts["requests"]
         if not num_requests:
             raise InputError(f"{out}: no request to write; the input is empty")
-        _write_items(encoder, encoded_items, folder / ITEMS)
+        write_table(item_table(encoder, None, encoded_items), folder / ITEMS)
         for name, vocab in encoder.vocabularies.items():
             if name != "item":
                 vocab.save(folder / VOCAB / f"{name}.parquet")
@@ -130,27 +126,38 @@ def write_log(
         for name in (SCHEMA, *(f"{name}.json" for name in extra or {})):
             files[name] = _entry(folder / name, writer)
         counts = {k: v for k, v in sorted(encoder.counts.items()) if v}
-        manifest = Manifest(log_id, num_requests, encoder.counts[CANDIDATES], files, counts)
+        manifest = Manifest(log_id, log_id, num_requests, encoder.counts[CANDIDATES], files, counts)
         write_json(manifest, folder / MANIFEST)
     num_items = sizes["item"] - NUM_RESERVED
     return WriteReport(num_requests, manifest.num_candidates, num_items, counts)
 
 
-def _entry(path: Path, parts: _Parts) -> FileEntry:
+def _entry(path: Path, parts: PartWriter) -> FileEntry:
     rows, group = parts.rows.get(path.name, (0, 0)) if path.parent.name == REQUESTS else (0, 0)
     return FileEntry(path.stat().st_size, digest(path), rows, group)
 
 
-def _write_items(encoder: Encoder, encoded: pa.Table | None, path: Path) -> None:
+def item_table(encoder: Encoder, stored: pa.Table | None, fresh: pa.Table | None) -> pa.Table:
+    """Return the content of ``items.parquet``: stored rows, newly listed ones, then blank ones.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Knows every item by now.
+    stored : pyarrow.Table, optional
+        What the file held, reserved rows first.
+    fresh : pyarrow.Table, optional
+        Encoded items that were listed with features.
+    """
     ids = encoder.vocabularies["item"]
-    num_listed = 0 if encoded is None else encoded.num_rows
-    head = _blank_items(encoder, NUM_RESERVED)
-    tail = _blank_items(encoder, len(ids) - NUM_RESERVED - num_listed)
-    features = pa.concat_tables([head, *([] if encoded is None else [encoded]), tail])
+    head = _blank_items(encoder, NUM_RESERVED) if stored is None else stored
+    listed = [head, *([] if fresh is None else [fresh])]
+    num_blank = len(ids) - sum(table.num_rows for table in listed)
+    features = pa.concat_tables([*listed, _blank_items(encoder, num_blank)])
     columns = {"item_id": ids.values, "first_seen_ms": ids.first_seen_ms}
     for column in item_columns(encoder.schema):
         columns[column.name] = features[column.name]
-    write_table(pa.table(columns), path)
+    return pa.table(columns)
 
 
 def _blank_items(encoder: Encoder, length: int) -> pa.Table:
@@ -161,70 +168,3 @@ def _blank_items(encoder: Encoder, length: int) -> pa.Table:
     return pa.table(
         [pa.nulls(length, type=kind), *arrays], names=["item_id", *(c.name for c in columns)]
     )
-
-
-class _Parts:
-    """Rolls encoded tables into part files with even row groups."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: dict[str, tuple[int, int]] = {}
-        self._pending: list[pa.Table] = []
-        self._num_pending = 0
-        self._num_candidates = 0
-        self._group = 0
-        self._writer: pq.ParquetWriter | None = None
-        self._part_rows = 0
-
-    def add(self, table: pa.Table) -> None:
-        if not table.num_rows:
-            return
-        self._pending.append(table)
-        self._num_pending += table.num_rows
-        if not self._group:
-            self._num_candidates += len(table["candidates.item"].combine_chunks().flatten())
-            low, high = _GROUP_REQUESTS
-            if self._num_pending < high and self._num_candidates < _GROUP_CANDIDATES:
-                return  # too little to tell how many candidates a request has
-            per_request = max(1.0, self._num_candidates / self._num_pending)
-            self._group = int(np.clip(_GROUP_CANDIDATES / per_request, low, high))
-        if self._num_pending >= self._group:
-            whole = self._num_pending // self._group * self._group
-            self._write(whole)
-
-    def _write(self, num_rows: int) -> None:
-        table = pa.concat_tables(self._pending)
-        for start in range(0, num_rows, self._group):
-            if self._writer is None:
-                path = self.folder / f"part-{len(self.rows):05d}.parquet"
-                self.rows[path.name] = (0, self._group)
-                self._writer = pq.ParquetWriter(
-                    path, table.schema, compression="zstd", write_page_checksum=True
-                )
-            piece = table.slice(start, min(self._group, num_rows - start))
-            self._writer.write_table(piece, row_group_size=self._group)
-            self._part_rows += piece.num_rows
-            if self._part_rows >= self._group * _PART_GROUPS:
-                self._end_part()
-        self._pending = [table.slice(num_rows)]
-        self._num_pending -= num_rows
-
-    def _end_part(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            name = f"part-{len(self.rows) - 1:05d}.parquet"
-            self.rows[name] = (self._part_rows, self._group)
-        self._writer, self._part_rows = None, 0
-
-    def close(self) -> None:
-        """Let go of the file in writing, whatever state it is in."""
-        if self._writer is not None:
-            with contextlib.suppress(OSError):
-                self._writer.close()
-
-    def finish(self) -> None:
-        """Write what is pending and finish the last part."""
-        self._group = self._group or _GROUP_REQUESTS[1]
-        if self._num_pending:
-            self._write(self._num_pending)
-        self._end_part()

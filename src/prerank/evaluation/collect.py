@@ -153,7 +153,8 @@ class Collected:
     @property
     def positive(self) -> npt.NDArray[np.bool_]:
         """The truth T1, engaged exposures ``[I]``."""
-        return self.shown & (self.engaged == 1)
+        positive: npt.NDArray[np.bool_] = self.shown & (self.engaged == 1)
+        return positive
 
     @property
     def has_positive(self) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from prerank.batch import Inputs
@@ -67,17 +67,18 @@ def measure_cost(model: Model, inputs: Inputs) -> Cost:
     alone = _history_only(inputs)
     pairs, device = inputs.pairs, inputs.request_of.device
     requests, items = model.request_state(alone), model.item_state(inputs.items)
-    with FlopCounterMode(display=False, custom_mapping=_ELEMENTWISE) as counter:
+    with FlopCounterMode(display=False) as matrices, _Elementwise() as elements:
         model.score(requests, items, pairs)
     us_request = _median_us(lambda: model.request_state(alone), device)
     us_item = _median_us(lambda: model.item_state(inputs.items), device)
     us_score = _median_us(lambda: model.score(requests, items, pairs), device)
+    flops = matrices.get_total_flops() + elements.flops
     dense, table = count_parameters(model)
     return Cost(
         us_per_request=us_request / inputs.num_requests,
         us_per_item=us_item / inputs.items.num_rows,
         us_per_candidate=us_score / inputs.num_candidates,
-        flops_per_candidate=counter.get_total_flops() / inputs.num_candidates,
+        flops_per_candidate=flops / inputs.num_candidates,
         params_dense=dense,
         params_table=table,
     )
@@ -104,21 +105,21 @@ def _history_only(inputs: Inputs) -> Inputs:
     )
 
 
-def _per_output(*shapes: Any, out_shape: Any = None, **options: Any) -> int:
-    return math.prod(out_shape)
+class _Elementwise(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what torch's counter leaves out, and is all that a dot product of two towers does."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
 
-def _per_input(shape: Any, *rest: Any, **options: Any) -> int:
-    return math.prod(shape)
-
-
-# What torch's counter leaves out, though it is all that a dot product of two towers does.
-_ELEMENTWISE = {
-    torch.ops.aten.mul: _per_output,
-    torch.ops.aten.add: _per_output,
-    torch.ops.aten.sub: _per_output,
-    torch.ops.aten.sum: _per_input,
-}
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        aten, operation = torch.ops.aten, func.overloadpacket
+        if operation in (aten.mul, aten.add, aten.sub) and out.is_floating_point():
+            self.flops += out.numel()
+        elif operation == aten.sum and out.is_floating_point():
+            self.flops += args[0].numel()
+        return out
 
 
 def _median_us(call: Callable[[], object], device: torch.device) -> float:

@@ -3,7 +3,8 @@
 Rows of one user are not independent, so whole users are drawn with replacement (Field and Welsh,
 "Bootstrapping clustered data", 2007). Intervals are percentile intervals (Efron and Tibshirani,
 1993, chapter 13). Resample ``b`` is a pure function of (seed, ``b``, number of clusters), so two
-metrics of the same users are judged on the same resamples, and memory is that of one resample.
+metrics of the same users are judged on the same resamples. Those of few users are kept for the
+next metric; of many, memory is that of one resample.
 
 Shapes: ``N`` units (requests, users or candidates), ``C`` clusters, ``B`` resamples.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,8 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Statistic = Callable[[Floats], float]
+_KEPT = 1 << 24
+"""Bytes of resamples that are kept, for each of eight numbers of clusters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,9 +327,26 @@ def _resample(
 
 def _counts(num_clusters: int, num_resamples: int, seed: int) -> Iterator[Floats]:
     """Yield how often each cluster is drawn, ``[C]``, for every resample."""
+    if num_clusters * num_resamples <= _KEPT:
+        for kept in _kept_counts(num_clusters, num_resamples, seed):
+            yield kept.astype(np.float64)
+        return
     for b in range(num_resamples):
-        drawn = np.random.default_rng([seed, b]).integers(num_clusters, size=num_clusters)
-        yield np.bincount(drawn, minlength=num_clusters).astype(np.float64)
+        yield _draw(num_clusters, seed, b).astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def _kept_counts(num_clusters: int, num_resamples: int, seed: int) -> npt.NDArray[np.uint8]:
+    """Return the counts of all resamples ``[B, C]``; none is ever near 255."""
+    counts = np.empty((num_resamples, num_clusters), dtype=np.uint8)
+    for b in range(num_resamples):
+        counts[b] = _draw(num_clusters, seed, b)
+    return counts
+
+
+def _draw(num_clusters: int, seed: int, b: int) -> Ints:
+    drawn = np.random.default_rng([seed, b]).integers(num_clusters, size=num_clusters)
+    return np.bincount(drawn, minlength=num_clusters)
 
 
 def _interval(draws: Floats, num_clusters: int, level: float) -> tuple[float, float]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -32,7 +37,9 @@ class Planted:
     rows: dict[str, np.ndarray]
 
 
-def _write(path: Path, num_requests: int, num_candidates: int) -> Planted:
+def _write(
+    path: Path, num_requests: int, num_candidates: int, *, is_ragged: bool = False
+) -> Planted:
     rng = np.random.default_rng(0)
     shape = (num_requests, num_candidates)
     user = rng.integers(0, 40, num_requests)
@@ -49,7 +56,14 @@ def _write(path: Path, num_requests: int, num_candidates: int) -> Planted:
         ),
         streams=("seen",),
         labels=(Label(name="click"),),
+        has_weight=True,
     )
+    length = rng.integers(0, num_candidates + 1, num_requests) if is_ragged else None
+
+    def lists(values: np.ndarray) -> list[list[Any]]:
+        rows = values.tolist()
+        return rows if length is None else [r[:k] for r, k in zip(rows, length, strict=True)]
+
     table = pa.table(
         {
             "request_id": np.arange(num_requests),
@@ -58,9 +72,10 @@ def _write(path: Path, num_requests: int, num_candidates: int) -> Planted:
             "group": user % 2,
             "history.seen.item": past.tolist(),
             "history.seen.time": (time[:, None] - [3000, 2000, 1000]).tolist(),
-            "candidates.item": item.tolist(),
-            "candidates.stage": [["exposed"] * num_candidates] * num_requests,
-            "labels.click": click.astype(float).tolist(),
+            "candidates.item": lists(item),
+            "candidates.stage": lists(np.full(shape, "exposed")),
+            "candidates.weight": lists(rng.random(shape) if is_ragged else np.ones(shape)),
+            "labels.click": lists(click.astype(float)),
         }
     )
     cut = int(num_requests * 0.7)
@@ -77,6 +92,12 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 @pytest.fixture(scope="session")
 def bigger(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     return _write(tmp_path_factory.mktemp("training") / "log", 3000, 10)
+
+
+@pytest.fixture(scope="session")
+def ragged(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """Requests of 0 to 6 candidates of unlike weights."""
+    return _write(tmp_path_factory.mktemp("training") / "log", 300, 6, is_ragged=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -102,6 +123,46 @@ def new_model(planted: Planted) -> Callable[..., Any]:
         return config.build((log or planted.log).schema)
 
     return make
+
+
+_WORKER = Path(__file__).with_name("worker.py")
+
+
+@pytest.fixture(scope="session")
+def worker() -> Any:
+    """The module ``worker.py``: what it runs in a process of its own can also be run here."""
+    spec = importlib.util.spec_from_file_location("worker", _WORKER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["worker"] = module  # where annotations of its classes are looked up
+    fsync, filters = os.fsync, list(warnings.filters)
+    spec.loader.exec_module(module)
+    os.fsync, warnings.filters[:] = fsync, filters
+    return module
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a worker process; it is killed at the end of the test if it still runs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(spec: Any, rank: int = 0, name: str = "spec") -> subprocess.Popen[str]:
+        path = tmp_path / f"{name}.json"
+        path.write_bytes(msgspec.json.encode(spec))
+        process = subprocess.Popen(
+            [sys.executable, str(_WORKER), str(path), str(rank)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,9 @@ def train(
     """Train a recipe on a log, or go on with a stopped run.
 
     The same command again goes on where the run stopped. --set changes a value of the recipe;
-    its key is section.key, as in fit.lr, model.dim or objective.sources.
+    its key is section.key, as in fit.lr, model.dim or objective.sources. Several processes train
+    together under torchrun --nproc-per-node N -m -- prerank train ... (without the --, torchrun
+    takes --log for an option of its own).
 
     Example: prerank train mlp --log logs/ml1m --out runs/mlp --set fit.epochs=3
     """
@@ -51,7 +53,7 @@ def train(
     from prerank.errors import InputError
     from prerank.log import open_log
     from prerank.recipes import load_recipe
-    from prerank.training import fit
+    from prerank.training import distributed, fit
 
     changes = assignments(values)
     if seed is not None:
@@ -62,15 +64,19 @@ def train(
     loaded = load_recipe(recipe).replace(changes)
     opened = open_log(log)
     model, objective, config = loaded.build(opened.schema, f"recipe {recipe}")
-    report = fit(
-        model,
-        opened[part],
-        objective,
-        valid=opened[valid] if valid else None,
-        config=config,
-        out=out,
-        device=device,
-    )
+    with distributed.launched(device) as own_device:
+        report = fit(
+            model,
+            opened[part],
+            objective,
+            valid=opened[valid] if valid else None,
+            config=config,
+            out=out,
+            device=own_device,
+        )
+        is_first = distributed.rank() == 0
+    if not is_first:
+        return
     if as_json:
         print_json(msgspec.to_builtins(report))
         return

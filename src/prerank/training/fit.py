@@ -11,6 +11,7 @@ from prerank.errors import InputError
 from prerank.log import Part, Transforms
 from prerank.models.base import Model
 from prerank.objectives.base import Objective
+from prerank.training import distributed
 from prerank.training.combine import Combine, Sum
 from prerank.training.config import FitConfig
 from prerank.training.interrupt import InterruptedRunError
@@ -39,6 +40,10 @@ def fit(
     With ``out`` the run can be stopped at any moment and goes on where it was when ``fit`` is
     called again with the same arguments: the result is the same, bit for bit, on the same number
     of threads. A complete run of the same configuration is loaded and returned at once.
+
+    Called in every process of an initialised ``torch.distributed`` group, it trains data-parallel:
+    each process takes its share of every batch, the result is that of one process on whole batches
+    up to the order of floating-point sums, and process 0 alone writes.
 
     Parameters
     ----------
@@ -103,29 +108,29 @@ def fit(
     combine = combine or Sum()
     _check(train, valid, config)
     run = describe_run(model, objective, combine, config, train=train, valid=valid)
-    folder = None if out is None else RunFolder(Path(out), run)
+    folder = None
+    if out is not None:
+        path = Path(out)
+        folder = distributed.from_first(lambda: RunFolder(path, run))
     if folder is not None and folder.run.status == "complete":
-        model.transforms = Transforms.load(folder.path)
-        fill_model(model, folder.path, folder.run)
-        model.to(device).eval()
-        report = {**folder.run.report, "run": str(folder.path)}
-        return msgspec.convert({**report, "resumed_from": report["steps"]}, FitReport)
+        return _loaded(model.to(device), folder)
     try:
         _prepare(model, train, config, folder)
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted before the first update") from None
+    is_first = distributed.rank() == 0
     trainer = Trainer(
         model.to(device),
         objective,
         combine,
         config,
         steps_per_epoch=train.num_batches(config.batch_size),
-        log=MetricsLog(None if folder is None else folder.path / METRICS),
+        log=MetricsLog(folder.path / METRICS if folder is not None and is_first else None),
         device=torch.device(device),
     )
     sitting = Sitting(trainer, train, valid, folder)
     try:
-        return sitting.run(progress=progress)
+        return sitting.run(progress=progress and is_first)
     except KeyboardInterrupt:
         raise InterruptedRunError(sitting.interrupted()) from None
 
@@ -139,13 +144,30 @@ def _check(train: Part, valid: Part | None, config: FitConfig) -> None:
             raise InputError(f"fit: {name} needs a validation part; give valid, or leave it out")
 
 
+def _loaded(model: Model, folder: RunFolder) -> FitReport:
+    """Fill the model from a complete run."""
+
+    def load() -> Transforms:
+        fill_model(model, folder.path, folder.run)
+        return Transforms.load(folder.path)
+
+    model.transforms = distributed.from_first(load)
+    distributed.same_tensors(list(model.state_dict().values()))
+    model.eval()
+    report = {**folder.run.report, "run": str(folder.path)}
+    return msgspec.convert({**report, "resumed_from": report["steps"]}, FitReport)
+
+
 def _prepare(model: Model, train: Part, config: FitConfig, folder: RunFolder | None) -> None:
-    if folder is not None and folder.run.status == "running":
-        model.transforms = Transforms.load(folder.path)
-        return
-    if model.transforms is None:
-        model.transforms = Transforms.fit(
-            train, min_count=config.min_count, max_history=config.max_history
-        )
-    if folder is not None:
-        folder.start(model)
+    def transforms() -> Transforms:
+        if folder is not None and folder.run.status == "running":
+            return Transforms.load(folder.path)
+        if model.transforms is None:
+            model.transforms = Transforms.fit(
+                train, min_count=config.min_count, max_history=config.max_history
+            )
+        if folder is not None:
+            folder.start(model)
+        return model.transforms
+
+    model.transforms = distributed.from_first(transforms)

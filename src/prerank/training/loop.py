@@ -16,6 +16,7 @@ from prerank.errors import PrerankError
 from prerank.models.base import Model
 from prerank.objectives.base import Objective
 from prerank.rng import hash64, stream
+from prerank.training import distributed
 from prerank.training.checkpoint import (
     Checkpoint,
     named_parameters,
@@ -149,12 +150,14 @@ class Trainer:
         return len(self._pending)
 
     def update(self, batch: RequestBatch) -> None:
-        """Do one update with a batch and count it.
+        """Do one update with a batch, or this process's share of one, and count it.
 
-        Dropout is seeded from (seed, step), so that a resumed run draws what the whole run drew.
+        Dropout is seeded from (seed, step, process), so that a resumed run draws what the whole
+        run drew.
         """
         state, config = self.state, self.config
-        torch.manual_seed(int(hash64(_DROPOUT, config.seed, state.step) >> np.uint64(1)))
+        keys = (config.seed, state.step, *([distributed.rank()] if distributed.rank() else []))
+        torch.manual_seed(int(hash64(_DROPOUT, *keys) >> np.uint64(1)))
         self._set_rates()
         self.model.train()
         num_candidates = batch.num_candidates
@@ -162,16 +165,19 @@ class Trainer:
         for parameter in self.parameters:
             parameter.grad = None
         values: dict[str, Tensor] = {}
-        if num_candidates:
+        # A process whose share is empty still takes part in what the others exchange.
+        if num_candidates or distributed.size() > 1:
             scores = run_model(self.model, batch.inputs, config.precision)
             parts = self.objective({MODEL: scores}, batch)
             total = self.combine(parts, self.parameters)
+            num_candidates = distributed.average_gradients(self.parameters, num_candidates)
             values = {"loss": total, **{f"loss/{k}": v.detach() for k, v in parts.items()}}
+        if num_candidates:
             if config.clip_norm is not None:
                 values["grad_norm"] = clip_gradients(self.parameters, config.clip_norm)
             for optimiser in self.optimisers.values():
                 optimiser.step()
-        self._pending.append(values)
+        self._pending.append(values if num_candidates else {})
         state.step += 1
         state.batch += 1
         state.samples += num_candidates
@@ -200,20 +206,20 @@ class Trainer:
         """
         pending, self._pending = self._pending, []
         first = self.state.step - len(pending)
+        if not any(pending):
+            return
+        flat = torch.stack([v.detach().float() for values in pending for v in values.values()])
+        numbers = iter(distributed.average(flat).tolist())
         sums: dict[str, list[float]] = {}
         for offset, values in enumerate(pending):
-            names = list(values)
-            if not names:
-                continue
-            numbers = torch.stack([v.detach().float() for v in values.values()]).tolist()
-            for name, number in zip(names, numbers, strict=True):
-                if not math.isfinite(number):
-                    self._refuse(first + offset + 1, dict(zip(names, numbers, strict=True)))
+            found = {name: next(numbers) for name in values}
+            if not all(map(math.isfinite, found.values())):
+                self._refuse(first + offset + 1, found)
+            for name, number in found.items():
                 sums.setdefault(name, []).append(number)
-        if sums:
-            means = {name: sum(numbers) / len(numbers) for name, numbers in sums.items()}
-            rates = {f"lr/{k}": o.param_groups[0]["lr"] for k, o in self.optimisers.items()}
-            self.log.append(self.state.step, kind="train", epoch=self.epochs, **means, **rates)
+        means = {name: sum(seen) / len(seen) for name, seen in sums.items()}
+        rates = {f"lr/{k}": o.param_groups[0]["lr"] for k, o in self.optimisers.items()}
+        self.log.append(self.state.step, kind="train", epoch=self.epochs, **means, **rates)
 
     def _refuse(self, step: int, values: Mapping[str, float]) -> None:
         bad = {name: number for name, number in values.items() if not math.isfinite(number)}
@@ -262,6 +268,10 @@ class Trainer:
         names = named_parameters(self.model)
         for key, optimiser in self.optimisers.items():
             restore_optimiser(optimiser, names, _under(key, checkpoint.tensors))
+
+    def same_weights(self) -> None:
+        """Give all processes the weights of process 0."""
+        distributed.same_tensors(list(self.model.state_dict().values()))
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Take only the model's weights from a checkpoint."""

@@ -14,6 +14,7 @@ import torch
 from prerank.batch import RequestBatch
 from prerank.errors import InputError
 from prerank.log import Part
+from prerank.training import distributed
 from prerank.training.checkpoint import (
     load_checkpoint,
     load_latest,
@@ -90,7 +91,10 @@ class Sitting:
     def run(self, *, progress: bool) -> FitReport:
         """Train to the end, or until interrupted."""
         trainer = self.trainer
-        with _environment(trainer.config, trainer.device):
+        with (
+            _environment(trainer.config, trainer.device),
+            distributed.global_normaliser(trainer.objective),
+        ):
             resumed_from, skipped = self.resume()
             with (
                 ProgressReport(trainer.total_steps, start=resumed_from or 0, show=progress) as bar,
@@ -108,9 +112,12 @@ class Sitting:
     def resume(self) -> tuple[int | None, list[str]]:
         """Go back to the newest whole checkpoint, or write the first one."""
         if self.folder is None:
+            self.trainer.same_weights()
             return None, []
-        found, skipped = load_latest(self.folder.checkpoints)
+        folder = self.folder.checkpoints
+        found, skipped = distributed.from_first(lambda: load_latest(folder))
         if found is None:
+            self.trainer.same_weights()
             self.trainer.log.cut_after(-1)
             self.save()
             return None, skipped
@@ -125,11 +132,15 @@ class Sitting:
         trainer.flush()
         if self.folder is None or self.saved_step == step:
             return
-        trainer.log.sync()
         folder = self.folder.checkpoints
-        save_checkpoint(folder, step, trainer.tensors(), trainer.plain_state())
+
+        def write() -> None:
+            trainer.log.sync()
+            save_checkpoint(folder, step, trainer.tensors(), trainer.plain_state())
+            prune_checkpoints(folder, step, keep=trainer.config.keep_checkpoints)
+
+        distributed.from_first(write)
         self.saved_step = step
-        prune_checkpoints(folder, step, keep=trainer.config.keep_checkpoints)
 
     def train(self, bar: ProgressReport, interruption: Interruption) -> None:
         """Run epochs until something says stop."""
@@ -150,7 +161,7 @@ class Sitting:
                         return
                     if trainer.pending >= config.log_every:
                         trainer.flush()
-                    if interruption.requested:
+                    if distributed.any_of(interruption.requested):
                         self.save()
                         raise KeyboardInterrupt
                     began = perf_counter()
@@ -165,6 +176,8 @@ class Sitting:
             epoch=state.epoch,
             shuffle=config.shuffle,
             start=state.batch,
+            rank=distributed.rank(),
+            world_size=distributed.size(),
         )
 
     def _after_update(self, bar: ProgressReport) -> bool:
@@ -227,8 +240,9 @@ class Sitting:
         trainer, state = self.trainer, self.trainer.state
         if state.best is not None and state.best.step != state.step:
             if self.folder is not None:
-                checkpoint = load_checkpoint(self.folder.checkpoints, state.best.step)
-                trainer.load_weights(checkpoint)
+                folder, step = self.folder.checkpoints, state.best.step
+                distributed.from_first(lambda: trainer.load_weights(load_checkpoint(folder, step)))
+                trainer.same_weights()
             elif self.best_weights is not None:
                 trainer.model.load_state_dict(self.best_weights)
         trainer.model.eval()
@@ -246,8 +260,9 @@ class Sitting:
         )
         if self.folder is None:
             return report
-        self.folder.finish(trainer.model, msgspec.to_builtins(report))
-        return msgspec.structs.replace(report, run=str(self.folder.path))
+        run = self.folder
+        distributed.from_first(lambda: run.finish(trainer.model, msgspec.to_builtins(report)))
+        return msgspec.structs.replace(report, run=str(run.path))
 
 
 @contextlib.contextmanager

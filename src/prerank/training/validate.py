@@ -18,6 +18,7 @@ from prerank.log import Part
 from prerank.metrics import auc, gauc
 from prerank.models.base import Model
 from prerank.objectives.base import Objective
+from prerank.training import distributed
 from prerank.training.combine import Combine
 from prerank.training.precision import Precision, run_model
 
@@ -40,7 +41,7 @@ def validate(
     device: torch.device | str = "cpu",
     precision: Precision = "fp32",
 ) -> dict[str, float]:
-    """Evaluate a model on a part of a log.
+    """Evaluate a model on a part of a log; each of several processes takes its share.
 
     Parameters
     ----------
@@ -72,7 +73,8 @@ def validate(
     sums: dict[str, float] = defaultdict(float)
     total = 0.0
     columns: list[tuple[_Column, _Column, _Column]] = []
-    for batch in part.batches(model.transforms, batch_size):
+    rank, world_size = distributed.rank(), distributed.size()
+    for batch in part.batches(model.transforms, batch_size, rank=rank, world_size=world_size):
         if not batch.num_candidates:
             continue
         with _weight_of(objective) as weights:
@@ -86,13 +88,27 @@ def validate(
             sums[name] += float(value) * weight
         total += weight
         columns.append(_exposures(moved, scores, shown))
+    shares = distributed.gather((dict(sums), total, columns))
+    return distributed.from_first(lambda: _metrics(shares, part.name))
+
+
+def _metrics(
+    shares: list[tuple[dict[str, float], float, list[tuple[_Column, _Column, _Column]]]], name: str
+) -> dict[str, float]:
+    """Put the shares of all processes together."""
+    total = sum(weight for _, weight, _ in shares)
     if not total:
         return {"loss": float("nan"), "auc": float("nan"), "gauc": float("nan")}
-    result = {name: value / total for name, value in sums.items()}
+    sums: dict[str, float] = defaultdict(float)
+    for values, _, _ in shares:
+        for key, value in values.items():
+            sums[key] += value
+    result = {key: value / total for key, value in sums.items()}
+    columns = [column for _, _, found in shares for column in found]
     logit, target, user = (np.concatenate(column) for column in zip(*columns, strict=True))
     if not np.isfinite(logit).all():
         raise PrerankError(
-            f"validation on part '{part.name}': {int((~np.isfinite(logit)).sum())} of {logit.size} "
+            f"validation on part '{name}': {int((~np.isfinite(logit)).sum())} of {logit.size} "
             "scores are not finite; lower lr or table_lr, or set clip_norm"
         )
     result["auc"] = auc(logit, target)
@@ -102,7 +118,7 @@ def validate(
 
 @contextlib.contextmanager
 def _weight_of(objective: Objective) -> Iterator[list[float]]:
-    """Listen to the total weights that an objective hands to its normaliser."""
+    """Listen to the total weights that an objective divides by, those of its own batch here."""
     weights: list[float] = []
     normaliser = getattr(objective, "normaliser", None)
     if normaliser is None:
@@ -111,8 +127,7 @@ def _weight_of(objective: Objective) -> Iterator[list[float]]:
 
     def listen(weight: Tensor) -> Tensor:
         weights.append(float(weight.sum()))
-        divisor: Tensor = normaliser(weight)
-        return divisor
+        return weight
 
     objective.normaliser = listen
     try:

@@ -1,86 +1,15 @@
-"""Flat files of every kind read alike; values converted or refused by name."""
+"""Values of flat tables: converted, or refused by name."""
 
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as pv
-import pyarrow.feather as pf
-import pyarrow.parquet as pq
 import pytest
 
 from prerank.errors import InputError
-from prerank.log.impressions.flat import feature_values, ids, numbers, read_flat, times, words
+from prerank.log.impressions.flat import feature_values, ids, numbers, times, words
 from prerank.log.impressions.mapping import ColumnMap
-
-TABLE = pa.table({"u": [3, 1, 2], "name": ["x", None, "z"], "score": [0.5, None, 1.0]})
-
-
-def _text(path: Path, separator: str) -> None:
-    packing = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-    with pa.output_stream(str(path), compression=packing) as stream:
-        pv.write_csv(TABLE, stream, pv.WriteOptions(delimiter=separator))
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["a.csv", "a.csv.gz", "a.CSV.zst", "a.tsv", "a.tsv.zst", "a.parquet", "a.feather", "a.arrow"],
-)
-def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    if ".parquet" in name:
-        pq.write_table(TABLE, path)
-    elif "sv" in name.lower():
-        _text(path, "\t" if "tsv" in name else ",")
-    else:
-        pf.write_feather(TABLE, str(path), compression="uncompressed")
-    assert read_flat(path, ["score", "u", "name"]).to_pydict() == {
-        "score": [0.5, None, 1.0],
-        "u": [3, 1, 2],
-        "name": ["x", None, "z"],
-    }
-
-
-def test_a_folder_of_parquet_is_one_table(tmp_path: Path) -> None:
-    for i in range(3):
-        pq.write_table(TABLE.slice(i, 1), tmp_path / f"part-{i}.parquet")
-    assert read_flat(tmp_path, ["u"])["u"].to_pylist() == [3, 1, 2]
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.feather", "folder"])
-def test_a_missing_column_names_the_nearest(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    if name == "a.csv":
-        _text(path, ",")
-    elif name == "a.feather":
-        pf.write_feather(TABLE, str(path))
-    else:
-        path.parent.mkdir(exist_ok=True)
-        if name == "folder":
-            path.mkdir()
-        pq.write_table(TABLE, path / "p.parquet" if name == "folder" else path)
-    with pytest.raises(InputError, match=f"{name}: no column 'scor'; did you mean 'score'"):
-        read_flat(path, ["scor"])
-
-
-def test_bad_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no\.csv: not found"):
-        read_flat(tmp_path / "no.csv", ["u"])
-    (tmp_path / "a.xlsx").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"a\.xlsx: unknown kind of file; expected \.csv"):
-        read_flat(tmp_path / "a.xlsx", ["u"])
-    (tmp_path / "a.parquet").write_bytes(b"not parquet")
-    with pytest.raises(InputError, match=r"a\.parquet: cannot be read"):
-        read_flat(tmp_path / "a.parquet", ["u"])
-    (tmp_path / "a.csv").write_text("u,v\n1,2\n3\n")
-    with pytest.raises(InputError, match=r"a\.csv: cannot be read.*Row #3.*Expected 2 columns"):
-        read_flat(tmp_path / "a.csv", ["u"])
-    (tmp_path / "a.csv.gz").write_bytes(b"u,v\n1,2\n")
-    with pytest.raises(InputError, match=r"a\.csv\.gz: cannot be read"):
-        read_flat(tmp_path / "a.csv.gz", ["u"])
-
 
 MOMENT = dt.datetime(2019, 11, 9, 18, 42, 51, 999_999, tzinfo=dt.UTC)
 MOMENT_MS = 1_573_324_971_999

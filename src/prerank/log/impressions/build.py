@@ -21,6 +21,7 @@ from prerank.log.impressions import flat
 from prerank.log.impressions.grouping import codes_of, group_of, window_starts
 from prerank.log.impressions.mapping import ImpressionMap
 from prerank.log.impressions.rows import ImpressionRows
+from prerank.log.impressions.source import read_flat
 from prerank.log.write import write_log
 from prerank.schema import Schema
 
@@ -70,9 +71,9 @@ def from_impressions(
 
     Parameters
     ----------
-    source : pyarrow.Table or path
+    source : pyarrow.Table, path or URI
         A table; a CSV or TSV file (also ``.gz``, ``.zst``), a Parquet, Arrow or Feather file, or
-        a folder of Parquet files.
+        a folder of files of one of these kinds; see `open_source`.
     mapping : ImpressionMap
         Which column is what.
     out : path
@@ -86,7 +87,7 @@ def from_impressions(
         A file or column that is missing or not as the mapping says; ``out`` exists.
     """
     schema, items, requests, report = group_impressions(
-        flat.read_flat(source, mapping.columns()), mapping
+        read_flat(source, mapping.columns(), mapping.header), mapping
     )
     write_log(out, schema, requests, items, progress=progress)
     return report
@@ -122,7 +123,7 @@ def group_impressions(
     (3, 4)
     """
     num_rows = table.num_rows
-    table, dropped = _without_nulls(flat.read_flat(table, mapping.columns()), mapping)
+    table, dropped = _without_nulls(read_flat(table, mapping.columns()), mapping)
     if not table.num_rows:
         raise InputError(f"no impression left of {num_rows} rows; dropped as null: {dropped}")
     order, starts = _sorted_requests(table, mapping)

@@ -1,102 +1,19 @@
-"""Flat tables: read from a file of any common kind, columns converted to raw log values."""
+"""Columns of flat tables converted to raw log values: ids, words, numbers, times, features."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pv
-import pyarrow.dataset as pds
-import pyarrow.feather as pf
-import pyarrow.parquet as pq
 
-from prerank.errors import InputError, did_you_mean
+from prerank.errors import InputError
 from prerank.log.impressions.mapping import ColumnMap, LabelMap, TimeUnit
 
-__all__ = ["feature_values", "ids", "label_values", "numbers", "read_flat", "times", "words"]
+__all__ = ["feature_values", "ids", "label_values", "numbers", "times", "words"]
 
-_COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_KINDS = ".csv, .tsv (also .gz or .zst), .parquet, .arrow, .feather, or a folder of Parquet files"
 _PER_MS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 _HAS_ZONE = r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$"
-
-
-def read_flat(source: pa.Table | str | Path, columns: Sequence[str]) -> pa.Table:
-    """Read the named columns of a flat table.
-
-    Parameters
-    ----------
-    source : pyarrow.Table or path
-        A table in memory; a CSV or TSV file with a header (also ``.gz`` or ``.zst``), a Parquet,
-        Arrow or Feather file, or a folder of Parquet files.
-    columns : sequence of str
-        What to read.
-
-    Raises
-    ------
-    InputError
-        No such file, an unknown kind, a damaged file, a missing column.
-    """
-    if isinstance(source, pa.Table):
-        return _pick(source, columns, "table")
-    path = Path(source)
-    if not path.exists():
-        raise InputError(f"{path}: not found; expected {_KINDS}")
-    suffixes = [s.lower() for s in path.suffixes]
-    packing = _COMPRESSED.get(suffixes[-1]) if suffixes else None
-    kind = (suffixes[-2:-1] if packing else suffixes[-1:]) or [""]
-    try:
-        if path.is_dir():
-            files = pds.dataset(path, format="parquet", exclude_invalid_files=False)
-            _check_names(files.schema.names, columns, str(path))
-            return files.to_table(columns=list(columns))
-        if kind[0] in _SEPARATORS:
-            return _read_text(path, _SEPARATORS[kind[0]], packing, columns)
-        if packing is None and kind[0] in (".parquet", ".pq"):
-            _check_names(pq.read_schema(path).names, columns, str(path))
-            return pq.read_table(path, columns=list(columns))
-        if packing is None and kind[0] in (".arrow", ".feather", ".ipc"):
-            return _pick(pf.read_table(path), columns, str(path))
-    except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read: {reason}") from None
-    raise InputError(f"{path}: unknown kind of file; expected {_KINDS}")
-
-
-def _read_text(path: Path, separator: str, packing: str | None, columns: Sequence[str]) -> pa.Table:
-    layout = pv.ParseOptions(delimiter=separator)
-    # Without threads an error names the row.
-    reading = pv.ReadOptions(use_threads=False)
-    with pa.input_stream(str(path), compression=packing) as stream:
-        header = pv.open_csv(stream, read_options=reading, parse_options=layout).schema.names
-    _check_names(header, columns, str(path))
-    with pa.input_stream(str(path), compression=packing) as stream:
-        return pv.read_csv(
-            stream,
-            read_options=reading,
-            parse_options=layout,
-            convert_options=pv.ConvertOptions(
-                include_columns=list(columns),
-                strings_can_be_null=True,
-                null_values=["", "null", "NULL", "NaN", "nan", "NA", "N/A"],
-            ),
-        )
-
-
-def _pick(table: pa.Table, columns: Sequence[str], where: str) -> pa.Table:
-    _check_names(table.column_names, columns, where)
-    return table.select(list(columns))
-
-
-def _check_names(found: Sequence[str], columns: Sequence[str], where: str) -> None:
-    for name in columns:
-        if name not in found:
-            raise InputError(f"{where}: no column '{name}'; {did_you_mean(name, found)}")
 
 
 def _array(table: pa.Table, column: str) -> pa.Array:

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from prerank.log import Log, open_log, write_log
+from prerank.log.files import FileEntry, Manifest, digest, log_id_of, read_json, write_json
 from prerank.schema import Feature, Label, Schema, Task
 
 Row = dict[str, Any]
@@ -251,6 +254,41 @@ def copy_of(tmp_path: Path) -> Callable[[Log], Path]:
     """``copy_of(log)``: a fresh copy of a log's folder, to damage."""
     names: Iterator[int] = iter(range(10**6))
     return lambda log: Path(shutil.copytree(log.path, tmp_path / f"copy{next(names)}"))
+
+
+@pytest.fixture(scope="session")
+def adopt() -> Callable[[Path], None]:
+    """``adopt(path)``: make the manifest agree with the files, as a careful forger would."""
+    return _adopt
+
+
+@pytest.fixture(scope="session")
+def tamper() -> Callable[..., None]:
+    """``tamper(path, name, change)``: rewrite a table of the log, its manifest to match."""
+
+    def rewrite(path: Path, name: str, change: Callable[[pa.Table], pa.Table]) -> None:
+        file = path / name
+        rows = read_json(path / "manifest.json", Manifest).files[name].row_group or None
+        pq.write_table(change(pq.read_table(file)), file, row_group_size=rows)
+        _adopt(path)
+
+    return rewrite
+
+
+def _adopt(path: Path) -> None:
+    manifest = read_json(path / "manifest.json", Manifest)
+
+    def entry(name: str) -> FileEntry:
+        file = path / name
+        known = manifest.files[name]
+        return msgspec.structs.replace(known, bytes=file.stat().st_size, sha256=digest(file))
+
+    log_id = log_id_of({name: entry(name) for name in manifest.files})
+    schema = path / "schema.json"
+    schema.write_text(schema.read_text().replace(manifest.log_id, log_id))
+    files = {name: entry(name) for name in manifest.files}
+    adopted = msgspec.structs.replace(manifest, files=files, log_id=log_id, content=log_id)
+    write_json(adopted, path / "manifest.json")
 
 
 PLAIN = Schema(

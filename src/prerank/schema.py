@@ -12,6 +12,7 @@ from prerank.config import Config
 from prerank.errors import InputError, did_you_mean
 
 __all__ = [
+    "ITEM_STATS_FEATURE",
     "NUM_RESERVED",
     "Feature",
     "Kind",
@@ -26,6 +27,9 @@ __all__ = [
 Owner = Literal["user", "context", "item", "candidate", "history"]
 Kind = Literal["categorical", "multi", "dense", "vector"]
 Transform = Literal["log1p", "standard", "quantile", "hour", "weekday", "age_of"]
+
+ITEM_STATS_FEATURE = "item_stats"
+"""``of`` of a candidate feature that is looked up in the item statistics."""
 
 NUM_RESERVED = 2
 """Rows 0 (missing) and 1 (unknown) of every vocabulary."""
@@ -66,7 +70,8 @@ class Feature(Config, frozen=True):
         ``weekday`` make a categorical context feature from the request time (UTC); ``age_of``
         makes a dense candidate feature: days from the item's time ``of`` to the request.
     of : str, optional
-        For ``age_of``: a dense item feature that holds milliseconds since the epoch.
+        For ``age_of``: a dense item feature that holds milliseconds since the epoch. Or
+        ``item_stats``: the item's value of that name as of the request.
     vocabulary : str, optional
         Name of the vocabulary; features may share one. Default: the feature's name.
     dim : int
@@ -99,9 +104,10 @@ class Feature(Config, frozen=True):
 
     @property
     def stored(self) -> bool:
-        """Whether the log has a column for it (ids, clock and age features have none)."""
+        """Whether requests or items have a column for it (derived features have none)."""
         is_id = _ID_FEATURES.get(self.owner) == self.name
-        return not is_id and self.clock is None and "age_of" not in self.transforms
+        derived = self.clock is not None or "age_of" in self.transforms
+        return not (is_id or derived or self.of == ITEM_STATS_FEATURE)
 
     @property
     def column(self) -> str:
@@ -318,6 +324,15 @@ def _check_features(schema: Schema) -> None:
                     f"{where}: age_of needs 'of', a dense item feature in ms; "
                     f"{did_you_mean(str(f.of), items)}"
                 )
+        elif f.of is not None and (f.of, f.owner, f.kind) != (
+            ITEM_STATS_FEATURE,
+            "candidate",
+            "dense",
+        ):
+            raise InputError(
+                f"{where}: 'of' belongs to age_of, or is {ITEM_STATS_FEATURE} for a dense "
+                "candidate feature"
+            )
         elif f.transforms and not f.clock and f.kind != "dense":
             raise InputError(f"{where}: {f.transforms[0]} applies to dense features, not {f.kind}")
         if "standard" in f.transforms and "quantile" in f.transforms:

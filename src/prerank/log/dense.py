@@ -12,7 +12,7 @@ import numpy.typing as npt
 from prerank.log.columns import CANDIDATES, Columns, history_key
 from prerank.log.items import ItemTable
 from prerank.rng import hash64, stream
-from prerank.schema import Feature, Owner, Schema
+from prerank.schema import ITEM_STATS_FEATURE, Feature, Owner, Schema
 
 __all__ = ["DenseFit", "DenseStatistics", "apply_dense", "dense_features", "raw_dense"]
 
@@ -47,6 +47,10 @@ def raw_dense(feature: Feature, columns: Columns, items: ItemTable) -> Floats:
     """
     if feature.of is not None:
         group = columns.groups[CANDIDATES]
+        if feature.of == ITEM_STATS_FEATURE:
+            assert items.stats is not None
+            moment = np.repeat(columns.scalars["time"], np.diff(group.offsets))
+            return items.stats.lookup(feature.name, group.values["item"], moment)
         born = items.scalars[feature.of][group.values["item"]]
         now = np.repeat(columns.scalars["time"], np.diff(group.offsets))
         days: Floats = np.maximum((now - born) / MS_PER_DAY, 0.0)

@@ -21,6 +21,7 @@ __all__ = [
     "COLUMNS",
     "DAMAGED",
     "ITEMS",
+    "ITEM_STATS",
     "MANIFEST",
     "PARQUET_ERRORS",
     "REQUESTS",
@@ -48,6 +49,7 @@ SPLITS = "splits.json"
 ITEMS = "items.parquet"
 VOCAB = "vocab"
 COLUMNS = "columns"
+ITEM_STATS = "item_stats"
 REQUESTS = "requests"
 
 DAMAGED = "the log is damaged: restore the file or write the log again"

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from prerank.errors import InputError
 from prerank.log.columns import Group
 from prerank.log.decode import list_ends, to_numpy
-from prerank.log.files import DAMAGED, read_table
+from prerank.log.files import DAMAGED, ITEM_STATS, read_table
+from prerank.log.item_stats import ItemStats
 from prerank.log.layout import item_columns
 from prerank.log.vocab import Vocabulary
-from prerank.schema import Schema
+from prerank.schema import ITEM_STATS_FEATURE, Schema
 
 __all__ = ["ItemTable"]
 
@@ -31,11 +32,14 @@ class ItemTable:
         Vocabulary rows of categorical features; raw floats with NaN of dense ones.
     groups : dict of str to Group
         Multi-valued features.
+    stats : ItemStats, optional
+        Values over time, where the log has statistics.
     """
 
     ids: Vocabulary
     scalars: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
+    stats: ItemStats | None = None
 
     @property
     def num_items(self) -> int:
@@ -73,4 +77,8 @@ class ItemTable:
                 scalars[column.name] = values.reshape(-1, column.dim)
             else:
                 groups[column.name] = Group(ends, {column.key: values})
-        return cls(ids, scalars, groups)
+        names = [f.name for f in schema.features if f.of == ITEM_STATS_FEATURE]
+        stats = None
+        if names:
+            stats = ItemStats.load(path.parent / ITEM_STATS / "part-00000.parquet", names)
+        return cls(ids, scalars, groups, stats)

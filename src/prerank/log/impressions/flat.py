@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 from prerank.errors import InputError
 from prerank.log.impressions.mapping import ColumnMap, LabelMap, TimeUnit
 
-__all__ = ["feature_values", "ids", "label_values", "numbers", "times", "words"]
+__all__ = ["column_array", "feature_values", "ids", "label_values", "numbers", "times", "words"]
 
 _PER_MS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 _HAS_ZONE = r"[T ].*(Z|[+-]\d\d(:?\d\d)?)$"
 
 
-def _array(table: pa.Table, column: str) -> pa.Array:
-    """One column as one array, dictionaries decoded, NaN as null."""
+def column_array(table: pa.Table, column: str) -> pa.Array:
+    """Return one column as one array ``[N]``, dictionaries decoded, NaN as null."""
     array = table[column]
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
@@ -50,12 +50,12 @@ def _as_ids(array: pa.Array, column: str) -> pa.Array:
 
 def ids(table: pa.Table, column: str) -> pa.Array:
     """Return a column of ids or categories as int64 or string ``[N]``."""
-    return _as_ids(_array(table, column), column)
+    return _as_ids(column_array(table, column), column)
 
 
 def words(table: pa.Table, column: str) -> pa.Array:
     """Return a column of names as string ``[N]``."""
-    array = _array(table, column)
+    array = column_array(table, column)
     text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
     if not text and array.null_count < len(array):
         raise InputError(f"column '{column}' is {array.type}; expected names (text)")
@@ -64,7 +64,7 @@ def words(table: pa.Table, column: str) -> pa.Array:
 
 def numbers(table: pa.Table, column: str, kind: pa.DataType | None = None) -> pa.Array:
     """Return a numeric or boolean column as float32 (or ``kind``) ``[N]``."""
-    return _as_numbers(_array(table, column), column, kind or pa.float32())
+    return _as_numbers(column_array(table, column), column, kind or pa.float32())
 
 
 def _as_numbers(array: pa.Array, column: str, kind: pa.DataType) -> pa.Array:
@@ -126,7 +126,7 @@ def times(table: pa.Table, column: str, unit: TimeUnit) -> pa.Array:
     >>> times(pa.table({"t": [1.5, -0.5]}), "t", "s").to_pylist()
     [1500, -500]
     """
-    array = _array(table, column)
+    array = column_array(table, column)
     kind = array.type
     if pa.types.is_date(kind):
         return array.cast(pa.timestamp("ms")).cast(pa.int64())
@@ -173,7 +173,7 @@ def feature_values(table: pa.Table, spec: ColumnMap) -> tuple[pa.Array, int]:
         return ids(table, spec.column), 0
     if spec.kind == "dense":
         return numbers(table, spec.column, pa.float64()), 0
-    array = _array(table, spec.column)
+    array = column_array(table, spec.column)
     if spec.kind == "multi" and spec.separator is not None and pa.types.is_string(array.type):
         return _split(array, spec.separator), 0
     if not (pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type)):

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prerank.errors import InputError, PrerankError
-from prerank.log.files import digest, write_json
+from prerank.log.format.files import digest, write_json
 
 __all__ = [
     "Checkpoint",
@@ -134,8 +134,13 @@ def save_checkpoint(
     path = _path(folder, step)
     # Replacing one file of an older pair would leave a mixed pair: the JSON goes first.
     path.unlink(missing_ok=True)
-    record = _Record(step, dict(state), save_tensors(tensors, path.with_suffix(".safetensors")))
-    write_json(msgspec.structs.replace(record, sha256=record.digest), path)
+    weights = path.with_suffix(".safetensors")
+    record = _Record(step, dict(state), save_tensors(tensors, weights))
+    try:
+        write_json(msgspec.structs.replace(record, sha256=record.digest), path)
+    except PrerankError:
+        weights.unlink(missing_ok=True)
+        raise
 
 
 def load_checkpoint(folder: Path, step: int) -> Checkpoint:
@@ -162,11 +167,13 @@ def load_checkpoint(folder: Path, step: int) -> Checkpoint:
 def load_latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest whole checkpoint (None if there is none) and why newer ones were skipped.
 
+    Tensors without a JSON file are no checkpoint: the process was killed before it wrote that.
+
     A checkpoint whose state names a best step (``state["best"]["step"]``) counts as whole only
     if that checkpoint is whole too.
     """
     skipped: list[str] = []
-    for step in sorted(_steps(folder), reverse=True):
+    for step in sorted(_steps(folder, "*.json"), reverse=True):
         try:
             found = load_checkpoint(folder, step)
             best = _best_step(found.state)
@@ -206,8 +213,8 @@ def _path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.json"
 
 
-def _steps(folder: Path) -> set[int]:
-    names = [path.stem.removeprefix("step-") for path in folder.glob("step-*")]
+def _steps(folder: Path, pattern: str = "*") -> set[int]:
+    names = [path.stem.removeprefix("step-") for path in folder.glob(f"step-{pattern}")]
     return {int(name) for name in names if name.isdigit()}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +50,14 @@ class MetricsLog:
         if self.path is None:
             return
         line = msgspec.json.encode({"step": step, **values}) + b"\n"
-        try:
-            with self.path.open("ab") as file:
-                file.write(line)
-        except OSError as error:
-            raise PrerankError(f"{self.path}: cannot be written: {error.strerror}") from None
+        with _writing(self.path), self.path.open("ab") as file:
+            file.write(line)
 
     def sync(self) -> None:
         """Force the lines to disk; called before a checkpoint that vouches for them."""
         if self.path is None or not self.path.exists():
             return
-        with self.path.open("rb+") as file:
+        with _writing(self.path), self.path.open("rb+") as file:
             os.fsync(file.fileno())
 
     def cut_after(self, step: int) -> None:
@@ -67,13 +66,25 @@ class MetricsLog:
             return
         kept = [line for line in _whole_lines(self.path) if _step(line) <= step]
         temporary = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}")
-        temporary.write_bytes(b"".join(line + b"\n" for line in kept))
-        temporary.replace(self.path)
+        try:
+            with _writing(self.path):
+                temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+                temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read all whole lines of a ``metrics.jsonl``."""
     return [msgspec.json.decode(line) for line in _whole_lines(path)]
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PrerankError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _whole_lines(path: Path) -> list[bytes]:

@@ -27,7 +27,7 @@ from prerank import models, objectives
 from prerank.config import from_values, to_values
 from prerank.errors import InputError
 from prerank.log import Part, Transforms
-from prerank.log.files import read_json, write_json
+from prerank.log.format.files import read_json, write_json
 from prerank.models.base import Model
 from prerank.schema import Schema
 from prerank.training.checkpoint import load_tensors, save_tensors

@@ -17,8 +17,8 @@ from prerank.adapters import TABLE, get
 from prerank.adapters.report import ImportReport
 from prerank.errors import InputError
 from prerank.log import open_log
+from prerank.log.format.layout import item_columns, request_columns
 from prerank.log.impressions.flatten import to_impressions
-from prerank.log.layout import item_columns, request_columns
 
 Samples = dict[str, Callable[[Path], None]]
 Pack = Callable[[Path, str], None]

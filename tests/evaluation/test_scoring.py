@@ -58,6 +58,15 @@ def test_two_tasks_and_equal_scores(two_tasks: Any, tmp_path: Path, train: Any) 
     assert pq.read_table(tmp_path / "b").equals(table)
 
 
+def test_the_log_may_declare_other_tasks(
+    flat: Any, two_tasks: Any, runs: Any, tmp_path: Path
+) -> None:
+    """Scores need no truth, so the tasks are the model's."""
+    score_part(runs.mlp, two_tasks.log["test"], tmp_path / "scores.parquet")
+    table = pq.read_table(tmp_path / "scores.parquet")
+    assert table.column_names == ["request_id", "item", "logit.engaged", "position"]
+
+
 def test_names_of_requests_may_be_text(flat: Any, runs: Any, tmp_path: Path) -> None:
     from prerank.log import open_log, write_log
 

@@ -273,3 +273,11 @@ def test_p_values_are_uniform_when_nothing_differs() -> None:
     for level in (0.05, 0.2, 0.5, 0.8):
         error = math.sqrt(level * (1 - level) / 300)
         assert abs(np.mean(np.array(p_values) < level) - level) < 3.5 * error
+
+
+def test_kept_resamples_are_those_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    d = clustered(3)
+    kept = bootstrap_mean(d["value"], d["weight"], d["user"], num_resamples=300, seed=4)
+    monkeypatch.setattr("prerank.evaluation.statistics._KEPT", 0)
+    anew = bootstrap_mean(d["value"], d["weight"], d["user"], num_resamples=300, seed=4)
+    assert kept == anew

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prerank.log import Log, open_log, write_log
-from prerank.log.files import FileEntry, Manifest, digest, log_id_of, read_json, write_json
+from prerank.log.format.files import FileEntry, Manifest, digest, log_id_of, read_json, write_json
 from prerank.schema import Feature, Label, Schema, Task
 
 Row = dict[str, Any]
@@ -190,8 +190,8 @@ def small_groups() -> Callable[..., Any]:
         class Small:
             def __enter__(self) -> None:
                 patcher = context.__enter__()
-                patcher.setattr("prerank.log.parts._GROUP_REQUESTS", (group, group))
-                patcher.setattr("prerank.log.parts._PART_GROUPS", groups_per_part)
+                patcher.setattr("prerank.log.format.parts._GROUP_REQUESTS", (group, group))
+                patcher.setattr("prerank.log.format.parts._PART_GROUPS", groups_per_part)
 
             def __exit__(self, *error: Any) -> None:
                 context.__exit__(*error)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from prerank.log import CheckReport, Finding, Log, check_log, open_log
-from prerank.log.files import Manifest, log_id_of, read_json, write_json
+from prerank.log.format.files import Manifest, log_id_of, read_json, write_json
 
 Row = dict[str, Any]
 PART = "requests/part-00000.parquet"

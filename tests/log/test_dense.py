@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prerank.log.dense import DenseFit, DenseStatistics, apply_dense
+from prerank.log.inputs.dense import DenseFit, DenseStatistics, apply_dense
 from prerank.schema import Feature
 
 PRICE = Feature(name="x", owner="candidate", kind="dense", transforms=("standard",))

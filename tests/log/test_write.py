@@ -14,7 +14,7 @@ import pytest
 
 from prerank.errors import InputError
 from prerank.log import Log, open_log, write_log
-from prerank.log.files import read_json
+from prerank.log.format.files import read_json
 from prerank.log.split import Splits
 from prerank.schema import Feature, Label, Schema
 
@@ -307,8 +307,8 @@ def test_row_groups_hold_so_many_candidates_whatever_the_first_table(tmp_path: P
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prerank.log.parts._GROUP_CANDIDATES", 1000)
-        patch.setattr("prerank.log.parts._GROUP_REQUESTS", (2, 8192))
+        patch.setattr("prerank.log.format.parts._GROUP_CANDIDATES", 1000)
+        patch.setattr("prerank.log.format.parts._GROUP_REQUESTS", (2, 8192))
         write_log(tmp_path / "log", SCHEMA, [table(0, 1, 1), table(1, 200, 100)])
     log = open_log(tmp_path / "log")
     sizes = np.diff(log._starts)

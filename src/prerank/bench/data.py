@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from prerank.bench.machine import describe_machine
 from prerank.log import Part, Transforms
-from prerank.log.layout import request_columns
+from prerank.log.format.layout import request_columns
 
 __all__ = ["bench_data"]
 

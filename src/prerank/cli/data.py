@@ -82,7 +82,7 @@ def import_(
 
     Example: prerank data import movielens ml-1m.zip logs/ml1m
     """
-    from prerank.log.files import check_free
+    from prerank.log.format.files import check_free
 
     adapter = adapters.get(name)
     options = _options(name, adapter, assignments(values))
@@ -214,7 +214,7 @@ def _written(out: Path, report: Any, as_json: bool) -> None:
     sizes = [f"{summary[name]:,} {name}" for name in ("requests", "candidates", "items")]
     typer.echo(f"{out}: {', '.join(sizes)}")
     typer.echo("parts: " + ", ".join(f"{name} {size:,}" for name, size in parts.items()))
-    counts = {name: count for name, count in report.counts.items() if count}
+    counts = {name: count for name, count in report.counts.items() if count and name not in summary}
     if counts:
         typer.echo("counts: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
     train = ("train", "two_tower", "--log", out, "--out", "runs/two_tower")

@@ -97,12 +97,14 @@ def _make_log(path: Path, config: WorldConfig) -> None:
     from prerank.errors import InputError
     from prerank.world import World, write_world
 
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         num = config.num_requests
         say(f"1/3 simulating {num:,} requests of a cascade (synthetic world, seed {config.seed})")
         with track("simulating", num) as progress:
             write_world(path, config, progress=progress)
         return
+    if not (path / "world.json").is_file():
+        raise InputError(f"{path}: exists and is no log of a simulated world; give another --out")
     old, new = (msgspec.structs.asdict(c) for c in (World.open(path).config, config))
     differing = [f"{key} was {old[key]}, is {new[key]}" for key in new if old[key] != new[key]]
     if differing:

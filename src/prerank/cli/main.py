@@ -59,7 +59,14 @@ def run(argv: Sequence[str] | None = None) -> None:
 
     0: fine. 1: a check or a run failed. 2: bad usage or input. 130: interrupted by Ctrl-C.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # a second Ctrl-C, while the first one was being answered
+        status = 130
+    sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
     # The parser knows --debug only in front of the command; people write it behind.
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -69,7 +76,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # The reader of a pipe left; nothing more can be said on stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
     except Exception as error:
         if debug and not isinstance(error, typer.TyperException):
             traceback.print_exc()
@@ -78,7 +85,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     else:
         if status == 130:  # what the parser makes of Ctrl-C
             say("prerank: interrupted")
-    sys.exit(status if isinstance(status, int) else 0)
+    return status if isinstance(status, int) else 0
 
 
 def _describe(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from prerank.batch import Evidence
 from prerank.errors import InputError, did_you_mean
 from prerank.evaluation.collect import Kind, Scorer, Scores
 from prerank.log import Columns, Log, Part
-from prerank.log.evidence import build_evidence
+from prerank.log.inputs.evidence import build_evidence
 from prerank.rng import stream, uniform
 
 __all__ = ["DEFAULT_BASELINES", "make_baselines"]

@@ -18,7 +18,7 @@ from prerank.batch import Evidence
 from prerank.cascade import Cascade
 from prerank.errors import InputError
 from prerank.log import Columns, Log, Part
-from prerank.log.evidence import build_evidence
+from prerank.log.inputs.evidence import build_evidence
 from prerank.models.base import Model
 from prerank.schema import Schema
 

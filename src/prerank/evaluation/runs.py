@@ -11,7 +11,7 @@ import numpy as np
 from prerank.cascade import Cascade, Tier
 from prerank.errors import InputError
 from prerank.log import Part, RowRanges
-from prerank.log.files import write_json
+from prerank.log.format.files import write_json
 from prerank.models.base import Model
 from prerank.training import load_run, read_run
 

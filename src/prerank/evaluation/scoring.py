@@ -17,7 +17,7 @@ from prerank import metrics
 from prerank.errors import InputError, PrerankError
 from prerank.evaluation.collect import ModelScorer, check_scores
 from prerank.log import Part
-from prerank.log.evidence import build_evidence
+from prerank.log.inputs.evidence import build_evidence
 from prerank.models.base import Model
 
 __all__ = ["score_part"]

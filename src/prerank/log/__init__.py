@@ -1,7 +1,7 @@
 """The request log: write, read, stream, split, check, transform."""
 
 from prerank.log.check import CheckReport, Finding, check_log
-from prerank.log.columns import Columns
+from prerank.log.format.columns import Columns
 from prerank.log.impressions import (
     ColumnMap,
     HistoryRule,
@@ -11,9 +11,9 @@ from prerank.log.impressions import (
     group_impressions,
     to_impressions,
 )
+from prerank.log.inputs.transform import Transforms
 from prerank.log.log import Log, Part, open_log
 from prerank.log.split import RowRanges, split_log
-from prerank.log.transform import Transforms
 from prerank.log.write import WriteReport, write_log
 
 __all__ = [

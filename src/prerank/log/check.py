@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 
 from prerank.errors import InputError
-from prerank.log.columns import Columns, first_bad_row, goes_back
 from prerank.log.feature_tally import FeatureTally
-from prerank.log.files import (
+from prerank.log.format.columns import Columns, first_bad_row, goes_back
+from prerank.log.format.files import (
     DAMAGED,
     ITEMS,
     MANIFEST,

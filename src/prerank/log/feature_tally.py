@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prerank.log.columns import CANDIDATES, Columns, history_key
-from prerank.log.dense import raw_dense
-from prerank.log.files import ITEMS, REQUESTS
-from prerank.log.items import ItemTable
+from prerank.log.format.columns import CANDIDATES, Columns, history_key
+from prerank.log.format.files import ITEMS, REQUESTS
+from prerank.log.format.items import ItemTable
+from prerank.log.inputs.dense import raw_dense
 from prerank.rng import hash64, stream
 from prerank.schema import NUM_RESERVED, Feature, Owner, Schema
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from prerank.batch import RequestBatch
 from prerank.errors import InputError, did_you_mean
-from prerank.log.columns import Columns
-from prerank.log.decode import decode, open_part, read_row_group
-from prerank.log.files import (
+from prerank.log.format.columns import Columns
+from prerank.log.format.decode import decode, open_part, read_row_group
+from prerank.log.format.files import (
     COLUMNS,
     DAMAGED,
     ITEMS,
@@ -28,16 +28,16 @@ from prerank.log.files import (
     check_size,
     read_json,
 )
-from prerank.log.items import ItemTable
-from prerank.log.layout import Column, request_columns
+from prerank.log.format.items import ItemTable
+from prerank.log.format.layout import Column, request_columns
+from prerank.log.format.vocab import Vocabulary
 from prerank.log.order import plan_windows, shuffled, skip_windows
 from prerank.log.prefetch import prefetch as run_ahead
 from prerank.log.split import RowRanges, check_parts, load_splits
-from prerank.log.vocab import Vocabulary
 from prerank.schema import Schema
 
 if TYPE_CHECKING:
-    from prerank.log.transform import Transforms
+    from prerank.log.inputs.transform import Transforms
 
 __all__ = ["Log", "Part", "open_log"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prerank.errors import InputError
-from prerank.log.files import SPLITS, Count, read_json, write_json
+from prerank.log.format.files import SPLITS, Count, read_json, write_json
 
 if TYPE_CHECKING:
     from prerank.log.log import Log

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from prerank import expression
 from prerank.batch import POSITIVE, UNKNOWN
-from prerank.log.columns import Columns
-from prerank.log.evidence import label_columns, source_codes
-from prerank.log.files import REQUESTS, SPLITS
+from prerank.log.format.columns import Columns
+from prerank.log.format.files import REQUESTS, SPLITS
+from prerank.log.inputs.evidence import label_columns, source_codes
 from prerank.log.split import NO_PARTS, RowRanges
 from prerank.schema import Schema
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from prerank.errors import InputError
-from prerank.log.columns import CANDIDATES
-from prerank.log.encode import Encoder
-from prerank.log.files import (
+from prerank.log.format.columns import CANDIDATES
+from prerank.log.format.encode import Encoder
+from prerank.log.format.files import (
     ITEMS,
     MANIFEST,
     REQUESTS,
@@ -29,8 +29,8 @@ from prerank.log.files import (
     write_json,
     write_table,
 )
-from prerank.log.layout import item_columns
-from prerank.log.parts import PartWriter
+from prerank.log.format.layout import item_columns
+from prerank.log.format.parts import PartWriter
 from prerank.log.split import save_splits
 from prerank.schema import NUM_RESERVED, Schema
 

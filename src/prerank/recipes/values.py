@@ -16,9 +16,9 @@ class _Loader(yaml.SafeLoader):
     """PyYAML reads YAML 1.1, where ``1e-3`` is text and the last of two equal keys wins."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
+        keys = [key for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if any(key.value == other.value for other in keys[:index]):
                 raise yaml.constructor.ConstructorError(
                     problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark
                 )
@@ -56,6 +56,6 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark is not None and "\n" in text.strip() else ""
+        line = f"line {mark.line + 1}: " if mark is not None and "\n" in text else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise InputError(f"{where}: not valid YAML: {line}{' '.join(problem.split())}") from None

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from prerank.log.columns import Columns, Group
-from prerank.log.layout import Column, request_columns
+from prerank.log.format.columns import Columns, Group
+from prerank.log.format.layout import Column, request_columns
 from prerank.log.log import Log, Part
 from prerank.schema import Feature
 

@@ -22,7 +22,17 @@ _CERTAIN = 0.99
 _HINTS = {
     "time": ("time", "timestamp", "ts", "date", "datetime", "when", "unix", "at", "clock", "dt"),
     "request": ("request", "req", "query", "search", "slate", "impression", "pageview", "session"),
-    "user": ("user", "uid", "member", "customer", "visitor", "account", "person", "client", "buyer"),
+    "user": (
+        "user",
+        "uid",
+        "member",
+        "customer",
+        "visitor",
+        "account",
+        "person",
+        "client",
+        "buyer",
+    ),
     "item": (
         *("item", "iid", "product", "sku", "video", "vid", "movie", "article", "news", "doc"),
         *("song", "track", "book", "post", "photo", "goods", "listing", "ad", "creative", "asin"),
@@ -96,8 +106,15 @@ def find_keys(profiles: Profiles) -> Keys:
     times = profiles[keys.time].times
     assert times is not None
     ids = [
-        p for name, p in profiles.items() if name != keys.time and p.is_id and p.times is None
-        or name != keys.time and p.is_id and not has_word(name, _HINTS["time"]) and _named(name)
+        p
+        for name, p in profiles.items()
+        if (name != keys.time
+        and p.is_id
+        and p.times is None)
+        or (name != keys.time
+        and p.is_id
+        and not has_word(name, _HINTS["time"])
+        and _named(name))
     ]
     keys.request = _find_request(ids, times.ms, keys)
     rest = [p for p in ids if p.name != keys.request]
@@ -177,9 +194,7 @@ def _share_of_short(codes: Index, ms: Index) -> float:
     return float((length[several] <= 3_600_000).mean()) if several.any() else 0.0
 
 
-def _find_user(
-    ids: Sequence[Profile], request: Index | None, ms: Index, keys: Keys
-) -> str | None:
+def _find_user(ids: Sequence[Profile], request: Index | None, ms: Index, keys: Keys) -> str | None:
     ranked = []
     for p in ids:
         hint = has_word(p.name, _HINTS["user"])
@@ -194,8 +209,10 @@ def _find_user(
             why = f"{100 * score:.0f} % of its rows are followed by another within 30 minutes"
             # What a finer id decides (a category, by its item) is no user.
             fits = not p.is_row_number and not any(
-                q.num_distinct > p.num_distinct and agreement(p.codes, q.codes)[0] >= _CERTAIN
-                and not q.is_row_number and agreement(p.codes, q.codes)[1] >= 10
+                q.num_distinct > p.num_distinct
+                and agreement(p.codes, q.codes)[0] >= _CERTAIN
+                and not q.is_row_number
+                and agreement(p.codes, q.codes)[1] >= 10
                 for q in ids
                 if q is not p
             )

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from prerank.errors import InputError, PrerankError
-from prerank.log.files import MANIFEST, SCHEMA, FileEntry, digest, log_id_of, write_json
+from prerank.log.format.files import MANIFEST, SCHEMA, FileEntry, digest, log_id_of, write_json
 from prerank.log.log import Log, open_log
 from prerank.schema import Schema
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from prerank.log.columns import CANDIDATES, history_key
+from prerank.log.format.columns import CANDIDATES, history_key
 from prerank.schema import Feature, Schema
 
 __all__ = ["ARROW", "Column", "Shape", "group_columns", "item_columns", "request_columns"]

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from prerank.log.columns import CANDIDATES, Columns, history_key
-from prerank.log.items import ItemTable
+from prerank.log.format.columns import CANDIDATES, Columns, history_key
+from prerank.log.format.items import ItemTable
 from prerank.rng import hash64, stream
 from prerank.schema import ITEM_STATS_FEATURE, Feature, Owner, Schema
 

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prerank.errors import InputError, did_you_mean
-from prerank.log.columns import CANDIDATES, Columns
-from prerank.log.files import COLUMNS
+from prerank.log.format.columns import CANDIDATES, Columns
+from prerank.log.format.files import COLUMNS
+from prerank.log.growth.revise import revise
 from prerank.log.log import Log
-from prerank.log.revise import revise
 from prerank.schema import NUM_RESERVED, Label, Schema
 
 __all__ = ["JoinReport", "add_columns", "join_labels"]

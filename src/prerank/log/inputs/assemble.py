@@ -11,10 +11,10 @@ from torch import Tensor
 
 from prerank.batch import Features, History, Inputs, RequestBatch
 from prerank.jagged import Jagged
-from prerank.log.columns import CANDIDATES, Columns, Group, history_key
-from prerank.log.dense import DenseFit, apply_dense, raw_dense
-from prerank.log.evidence import build_evidence
-from prerank.log.items import ItemTable
+from prerank.log.format.columns import CANDIDATES, Columns, Group, history_key
+from prerank.log.format.items import ItemTable
+from prerank.log.inputs.dense import DenseFit, apply_dense, raw_dense
+from prerank.log.inputs.evidence import build_evidence
 from prerank.schema import NUM_RESERVED, Feature, Owner, Schema
 
 __all__ = ["Assembler", "unique_items"]

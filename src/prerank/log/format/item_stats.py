@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prerank.errors import InputError
-from prerank.log.files import DAMAGED, read_table
+from prerank.log.format.files import DAMAGED, read_table
 
 __all__ = ["ItemStats"]
 

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prerank.errors import InputError
-from prerank.log.columns import Array, Columns, Group, first_bad_row
-from prerank.log.files import DAMAGED, PARQUET_ERRORS, first_line
-from prerank.log.layout import ARROW, Column
+from prerank.log.format.columns import Array, Columns, Group, first_bad_row
+from prerank.log.format.files import DAMAGED, PARQUET_ERRORS, first_line
+from prerank.log.format.layout import ARROW, Column
 from prerank.schema import Schema
 
 __all__ = ["decode", "list_ends", "open_part", "read_row_group", "to_numpy"]

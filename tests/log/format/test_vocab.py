@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prerank.errors import InputError
-from prerank.log.vocab import MISSING_ROW, UNKNOWN_ROW, Vocabulary
+from prerank.log.format.vocab import MISSING_ROW, UNKNOWN_ROW, Vocabulary
 from prerank.schema import NUM_RESERVED
 
 INTS = st.lists(st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(0, 5))

@@ -9,12 +9,12 @@ from typing import Any
 import numpy.typing as npt
 
 from prerank.errors import InputError
-from prerank.log.columns import Group
-from prerank.log.decode import list_ends, to_numpy
-from prerank.log.files import DAMAGED, ITEM_STATS, read_table
-from prerank.log.item_stats import ItemStats
-from prerank.log.layout import item_columns
-from prerank.log.vocab import Vocabulary
+from prerank.log.format.columns import Group
+from prerank.log.format.decode import list_ends, to_numpy
+from prerank.log.format.files import DAMAGED, ITEM_STATS, read_table
+from prerank.log.format.item_stats import ItemStats
+from prerank.log.format.layout import item_columns
+from prerank.log.format.vocab import Vocabulary
 from prerank.schema import ITEM_STATS_FEATURE, Schema
 
 __all__ = ["ItemTable"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prerank.log.columns import Columns, Group, first_bad_row, goes_back, history_key
+from prerank.log.format.columns import Columns, Group, first_bad_row, goes_back, history_key
 
 LISTS = st.lists(st.lists(st.integers(-5, 5), max_size=5), max_size=8)
 

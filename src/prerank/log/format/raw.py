@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prerank.log.files import ITEMS, read_table
-from prerank.log.layout import Column, item_columns, request_columns
+from prerank.log.format.files import ITEMS, read_table
+from prerank.log.format.layout import Column, item_columns, request_columns
 from prerank.log.log import Log
 from prerank.schema import NUM_RESERVED
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prerank.errors import InputError
-from prerank.log.files import DAMAGED, first_line, read_table, write_table
+from prerank.log.format.files import DAMAGED, first_line, read_table, write_table
 from prerank.schema import NUM_RESERVED
 
 __all__ = ["MISSING_ROW", "UNKNOWN_ROW", "Vocabulary", "check_index"]

@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from prerank.batch import RequestBatch
 from prerank.errors import InputError
-from prerank.log.assemble import Assembler
-from prerank.log.columns import CANDIDATES, Columns, history_key
-from prerank.log.dense import DenseFit, DenseStatistics, dense_features, raw_dense
-from prerank.log.files import VOCAB, read_json, read_table, write_json, write_table
-from prerank.log.items import ItemTable
-from prerank.log.vocab import UNKNOWN_ROW, Vocabulary, check_index
+from prerank.log.format.columns import CANDIDATES, Columns, history_key
+from prerank.log.format.files import VOCAB, read_json, read_table, write_json, write_table
+from prerank.log.format.items import ItemTable
+from prerank.log.format.vocab import UNKNOWN_ROW, Vocabulary, check_index
+from prerank.log.inputs.assemble import Assembler
+from prerank.log.inputs.dense import DenseFit, DenseStatistics, dense_features, raw_dense
 from prerank.schema import NUM_RESERVED, Feature, Schema
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from prerank.batch import POSITIVE, UNKNOWN, Evidence
 from prerank.log import Log, Transforms
-from prerank.log.columns import Columns, Group
-from prerank.log.evidence import build_evidence, label_columns, source_codes
+from prerank.log.format.columns import Columns, Group
+from prerank.log.inputs.evidence import build_evidence, label_columns, source_codes
 from prerank.schema import Label, Schema, Task
 
 Row = dict[str, Any]

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from prerank import expression
 from prerank.errors import InputError
-from prerank.log.columns import CANDIDATES, Columns
-from prerank.log.evidence import label_columns
-from prerank.log.files import ITEM_STATS
-from prerank.log.revise import revise
+from prerank.log.format.columns import CANDIDATES, Columns
+from prerank.log.format.files import ITEM_STATS
+from prerank.log.growth.revise import revise
+from prerank.log.inputs.evidence import label_columns
 from prerank.schema import ITEM_STATS_FEATURE, Feature, Schema
 
 __all__ = ["StatsReport", "compute_stats", "parse_window"]

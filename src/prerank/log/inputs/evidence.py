@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prerank import expression
 from prerank.batch import POSITIVE, UNKNOWN, Evidence
-from prerank.log.columns import CANDIDATES, Columns
+from prerank.log.format.columns import CANDIDATES, Columns
 from prerank.schema import Schema
 
 __all__ = ["build_evidence", "label_columns", "source_codes"]

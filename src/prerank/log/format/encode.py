@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prerank.errors import InputError, did_you_mean
-from prerank.log.columns import CANDIDATES, first_bad_row, goes_back
-from prerank.log.files import first_line
-from prerank.log.layout import ARROW, Column, item_columns, request_columns
-from prerank.log.vocab import Vocabulary
+from prerank.log.format.columns import CANDIDATES, first_bad_row, goes_back
+from prerank.log.format.files import first_line
+from prerank.log.format.layout import ARROW, Column, item_columns, request_columns
+from prerank.log.format.vocab import Vocabulary
 from prerank.schema import Schema
 
 __all__ = ["Encoder"]

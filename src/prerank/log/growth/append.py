@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from prerank.errors import InputError
-from prerank.log.columns import CANDIDATES
-from prerank.log.encode import Encoder
-from prerank.log.files import ITEMS, REQUESTS, SPLITS, VOCAB, read_table, write_table
+from prerank.log.format.columns import CANDIDATES
+from prerank.log.format.encode import Encoder
+from prerank.log.format.files import ITEMS, REQUESTS, SPLITS, VOCAB, read_table, write_table
+from prerank.log.format.parts import PartWriter
+from prerank.log.growth.revise import revise
 from prerank.log.log import Log
-from prerank.log.parts import PartWriter
-from prerank.log.revise import revise
 from prerank.log.split import load_splits, save_splits
 from prerank.log.write import WriteReport, item_table
 from prerank.schema import NUM_RESERVED

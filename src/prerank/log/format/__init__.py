@@ -1,0 +1,1 @@
+"""The files of a log: names, columns, vocabularies, items; encoding and checked decoding."""

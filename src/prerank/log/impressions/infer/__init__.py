@@ -86,8 +86,8 @@ def infer_map(source: pa.Table | str | Path, *, max_rows: int = 200_000) -> MapD
     rows = f"{table.num_rows:,} rows" if whole else f"the first {table.num_rows:,} rows"
     title = (
         f"Draft of a map from {opened.where}: {rows}, {len(profiles)} columns.\n"
-        "Each line is followed by its evidence. Lines marked CHECK could not be decided; a feature\n"
-        "must be known before the item is shown. Then: prerank data import parquet SRC OUT --map THIS"
+        "Evidence follows each line; what could not be decided is marked CHECK. A feature must be\n"
+        "known before the item is shown. Next: prerank data import parquet SRC OUT --map THIS"
     )
     draft = Draft(title, keys, choices, profiles, header)
     return MapDraft(

@@ -15,13 +15,14 @@ from prerank.log.impressions.infer.keys import Keys, agreement, has_word
 from prerank.log.impressions.infer.profile import Profile
 from prerank.schema import Kind, Label, Schema
 
-__all__ = ["Choice", "Place", "choices_of", "label_name", "split_events"]
+__all__ = ["Choice", "Place", "choices_of", "label_name", "rank_stage", "split_events"]
 
 Index = npt.NDArray[np.int64]
 Place = Literal[
     "label",
     "event",
     "position",
+    "rank",
     "propensity",
     "weight",
     "stage",
@@ -137,7 +138,7 @@ def choices_of(profiles: Mapping[str, Profile], keys: Keys) -> list[Choice]:
     """Decide every column that is no key, in the order of the table."""
     taken = {keys.time, keys.request, keys.user, keys.item}
     found = [_choose(p, profiles, keys) for name, p in profiles.items() if name not in taken]
-    return _with_outcomes(_with_label(found), profiles)
+    return _one_position(_with_outcomes(_with_label(found)))
 
 
 def _choose(p: Profile, profiles: Mapping[str, Profile], keys: Keys) -> Choice:
@@ -165,7 +166,9 @@ def _choose(p: Profile, profiles: Mapping[str, Profile], keys: Keys) -> Choice:
     if p.numbers is not None and owner == "candidate" and has_word(p.name, _OUTCOME):
         return choice("label", f"{facts}, {_range(p)}", "dense")
     if p.times is not None and not p.is_binary:
-        return choice("out", f"{facts}, times {p.times.span()}; {owned}")
+        reason = f"{facts}, times {p.times.span()}; {owned}"
+        hint = "; as ms, a dense item feature for age_of" if owner == "item" else ""
+        return choice("out", reason + hint)
     if p.is_row_number and not p.is_list and p.numbers is None:
         return choice("out", f"{facts}: nearly every row has its own; free text or a row id")
     if p.is_row_number and p.is_whole and owner == "candidate":
@@ -284,7 +287,32 @@ def _with_label(found: list[Choice]) -> list[Choice]:
     ]
 
 
-def _with_outcomes(found: list[Choice], profiles: Mapping[str, Profile]) -> list[Choice]:
+def rank_stage(name: str) -> str | None:
+    """Return the stage whose rank a column is by its name (``rank.prerank``), if it says so.
+
+    Examples
+    --------
+    >>> rank_stage("rank.prerank"), rank_stage("rank"), rank_stage("rank.exposed")
+    ('prerank', None, None)
+    """
+    words = re.split(r"[^a-z]+", name.lower())
+    return words[-1] if len(words) > 1 and words[-1] in _STAGES - {"exposed"} else None
+
+
+def _one_position(found: list[Choice]) -> list[Choice]:
+    """Tell ranks of named stages from the slot, and keep one slot."""
+    result, seen = [], False
+    for c in found:
+        place = c.place
+        if place == "position" and rank_stage(c.column) is not None:
+            place = "rank"
+        elif place == "position":
+            place, seen = ("out" if seen else "position"), True
+        result.append(Choice(c.column, place, c.kind, c.why, c.doubt, c.profile))
+    return result
+
+
+def _with_outcomes(found: list[Choice]) -> list[Choice]:
     """Turn candidate numbers that are there only where a label is 1 into labels: they leak."""
     labels = [c.profile for c in found if c.place == "label" and c.profile.is_binary]
     return [_outcome(c, labels) if c.place == "candidate" else c for c in found]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from prerank.log.impressions.infer.columns import Choice, label_name, split_events
+from prerank.log.impressions.infer.columns import Choice, label_name, rank_stage, split_events
 from prerank.log.impressions.infer.keys import WINDOW_MS, Keys
 from prerank.log.impressions.infer.profile import Profile
 
@@ -17,7 +17,6 @@ __all__ = ["Draft"]
 _OWNERS = ("user", "context", "item", "candidate")
 _ID_ROLES = ("user", "item", "time")
 _TAKEN = ("user", "item", "time", "stage", "channel", "weight", "propensity", "request_id")
-_LISTS = {"label", "event", "score", *_OWNERS, "out"}
 
 
 class Draft:
@@ -80,6 +79,8 @@ class Draft:
                 self._line(0, f"# {role}: COLUMN")
                 continue
             self._line(0, f"{role}: {_flow(column)}", keys.why.get(role, ""))
+            if role in keys.doubts:
+                self._ask(0, f"{role} {column}: {keys.doubts[role]}")
             for other in keys.others.get(role, []):
                 self._line(0, f"#   or {role}: {_flow(other)}", profiles[other].summary())
         times = profiles[keys.time].times if keys.time is not None else None
@@ -119,7 +120,7 @@ class Draft:
             self._line(0, "# engaged: click")
             return ""
         engaged = _engaged(names)
-        self._line(0, f"engaged: {_flow(engaged)}", "the positive: an expression over labels")
+        self._line(0, f"engaged: {_flow(engaged)}", "the positive, an expression over labels")
         if len(names) > 1:
             self._line(
                 0, "# tasks: {LABEL: LABEL, ...}", "what models predict besides; default: engaged"
@@ -132,6 +133,9 @@ class Draft:
             if c.place == "position" and c.profile.numbers is not None:
                 first = int(np.nanmin(c.profile.numbers))
                 self._line(0, f"first_position: {first}")
+        for c in self._of("rank"):
+            stage = rank_stage(c.column)
+            self._line(0, f"# ranks: {{{stage}: {_flow(c.column)}}}", f"{c.why}; if from 0")
         scores = self._of("score")
         if scores:
             self._line(0, "scores:")
@@ -178,7 +182,7 @@ class Draft:
 
 
 def _engaged(names: dict[str, Choice | None]) -> str:
-    """Choose the positive: a click if there is one, else all feedback that is 0 or 1, or a grade."""
+    """Choose the positive: a click if there is one, else any feedback, else a high grade."""
     clicks = [n for n in names if "click" in n or n.endswith("clk") or n in ("label", "target")]
     if clicks:
         return clicks[0]

@@ -39,7 +39,21 @@ _HINTS = {
         *("content", "document", "offer"),
     ),
 }
+_FILLERS = ("id", "ids", "key", "ref", "no", "nr", "code", "hash", "idx", "number")
 _OTHER_TIMES = ("upload", "publish", "published", "birth", "created", "register", "release", "end")
+
+
+def _words(name: str) -> list[str]:
+    parts = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+    return [word for word in re.split(r"[^a-z]+", parts) if word]
+
+
+def _hint(name: str, role: str) -> float:
+    """Return 4 for a name that means the role (``user_id``), 0.5 for one that mentions it."""
+    words = [word for word in _words(name) if word not in _FILLERS]
+    if words and set(words) <= set(_HINTS[role]) and not re.search(r"\d$", name):
+        return 4.0
+    return 0.5 if has_word(name, _HINTS[role]) else 0.0
 
 
 def has_word(name: str, words: Iterable[str]) -> bool:
@@ -50,8 +64,7 @@ def has_word(name: str, words: Iterable[str]) -> bool:
     >>> has_word("userId", ["user"]), has_word("user_id", ["user"]), has_word("username", ["user"])
     (True, True, False)
     """
-    parts = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
-    return not set(re.split(r"[^a-z]+", parts)).isdisjoint(words)
+    return not set(_words(name)).isdisjoint(words)
 
 
 def agreement(values: Index, key: Index) -> tuple[float, int]:
@@ -95,6 +108,7 @@ class Keys:
     groups: Index = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     why: dict[str, str] = field(default_factory=dict)
     others: dict[str, list[str]] = field(default_factory=dict)
+    doubts: dict[str, str] = field(default_factory=dict)
 
 
 def find_keys(profiles: Profiles) -> Keys:
@@ -108,13 +122,7 @@ def find_keys(profiles: Profiles) -> Keys:
     ids = [
         p
         for name, p in profiles.items()
-        if (name != keys.time
-        and p.is_id
-        and p.times is None)
-        or (name != keys.time
-        and p.is_id
-        and not has_word(name, _HINTS["time"])
-        and _named(name))
+        if name != keys.time and p.is_id and (p.times is None or _named(name))
     ]
     keys.request = _find_request(ids, times.ms, keys)
     rest = [p for p in ids if p.name != keys.request]
@@ -138,7 +146,7 @@ def _choose(role: str, ranked: Sequence[tuple[float, str]], keys: Keys) -> str |
     best = sorted(ranked, key=lambda pair: -pair[0])
     if not best:
         return None
-    keys.others[role] = [name for _, name in best[1:3]]
+    keys.others[role] = [name for score, name in best[1:3] if score > 0.25 * best[0][0]]
     return best[0][1]
 
 
@@ -164,7 +172,7 @@ def _find_request(ids: Sequence[Profile], ms: Index, keys: Keys) -> str | None:
     ranked = []
     for p in ids:
         size = (p.num_rows - p.num_null) / max(1, p.num_distinct)
-        hint = has_word(p.name, _HINTS["request"])
+        hint = _hint(p.name, "request")
         if not 1.05 <= size <= 20_000 or has_word(p.name, (*_HINTS["user"], *_HINTS["item"])):
             continue
         close = _share_of_short(p.codes, ms)
@@ -172,7 +180,7 @@ def _find_request(ids: Sequence[Profile], ms: Index, keys: Keys) -> str | None:
         owned = [q.name for q in owners if agreement(q.codes, p.codes)[0] >= _CERTAIN]
         if close < 0.9 or (not owned and not hint):
             continue
-        ranked.append((2.0 * hint + close + p.num_distinct / p.num_rows, p.name))
+        ranked.append((hint + close + p.num_distinct / p.num_rows, p.name))
         keys.why[f"request:{p.name}"] = (
             f"{p.summary()}; {size:.1f} rows each, within one hour in {100 * close:.1f} % of them"
         )
@@ -197,7 +205,7 @@ def _share_of_short(codes: Index, ms: Index) -> float:
 def _find_user(ids: Sequence[Profile], request: Index | None, ms: Index, keys: Keys) -> str | None:
     ranked = []
     for p in ids:
-        hint = has_word(p.name, _HINTS["user"])
+        hint = _hint(p.name, "user")
         if has_word(p.name, _HINTS["item"]) and not hint:
             continue
         if request is not None:
@@ -206,7 +214,10 @@ def _find_user(ids: Sequence[Profile], request: Index | None, ms: Index, keys: K
             fits = score >= _CERTAIN
         else:
             score = _locality(p.codes, ms)
-            why = f"{100 * score:.0f} % of its rows are followed by another within 30 minutes"
+            why = (
+                f"{100 * score:.0f} % more of its rows than by chance are followed by another of "
+                "the same value within 30 minutes"
+            )
             # What a finer id decides (a category, by its item) is no user.
             fits = not p.is_row_number and not any(
                 q.num_distinct > p.num_distinct
@@ -216,36 +227,43 @@ def _find_user(ids: Sequence[Profile], request: Index | None, ms: Index, keys: K
                 for q in ids
                 if q is not p
             )
-        if fits or hint:
+        if fits or hint >= 1:
             # With a request id, the finest id that is constant within it tells users apart best.
             detail = p.num_distinct / p.num_rows if request is not None else 0.0
-            ranked.append((4.0 * hint + score + detail, p.name))
+            ranked.append((hint + score + detail, p.name))
             keys.why[f"user:{p.name}"] = f"{p.summary()}; {why}"
     chosen = _choose("user", ranked, keys)
     if chosen is not None:
         keys.why["user"] = keys.why[f"user:{chosen}"]
+        if request is None and max(score for score, _ in ranked) < 0.1:
+            keys.doubts["user"] = "its rows do not come in bursts, as those of a person do"
     return chosen
 
 
 def _locality(codes: Index, ms: Index) -> float:
-    """Return the share of rows that another row of the same value follows within half an hour."""
+    """Return how much more often than by chance half an hour holds the next row of a value."""
     rows = np.flatnonzero((codes >= 0) & (ms >= 0))
-    rows = rows[np.lexsort((ms[rows], codes[rows]))]
     if len(rows) < 2:
         return 0.0
-    same = np.diff(codes[rows]) == 0
-    return float((same & (np.diff(ms[rows]) <= WINDOW_MS)).sum() / len(rows))
+    shuffled = np.random.default_rng(0).permutation(codes[rows])
+    return _followed(codes[rows], ms[rows]) - _followed(shuffled, ms[rows])
+
+
+def _followed(codes: Index, ms: Index) -> float:
+    order = np.lexsort((ms, codes))
+    same = np.diff(codes[order]) == 0
+    return float((same & (np.diff(ms[order]) <= WINDOW_MS)).sum() / len(codes))
 
 
 def _find_item(ids: Sequence[Profile], request: Index | None, keys: Keys) -> str | None:
     ranked = []
     for p in ids:
-        hint = has_word(p.name, _HINTS["item"])
+        hint = _hint(p.name, "item")
         if p.is_row_number and not hint:
             continue
         if request is not None and not hint and agreement(p.codes, request)[0] > 0.5:
             continue
-        ranked.append((4.0 * hint + p.num_distinct / p.num_rows, p.name))
+        ranked.append((hint + p.num_distinct / p.num_rows, p.name))
     chosen = _choose("item", ranked, keys)
     found = next((p for p in ids if p.name == chosen), None)
     if found is not None:

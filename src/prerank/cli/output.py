@@ -100,11 +100,12 @@ def assignments(pairs: list[str] | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, text = (piece.strip() for piece in pair.partition("="))
+        where = f"--set {' '.join(pair.split())}"
         if not equals or not key:
-            raise InputError(f"--set {pair}: expected key=value")
+            raise InputError(f"{where}: expected key=value")
         if key in values:
-            raise InputError(f"--set {pair}: '{key}' is given twice")
-        values[key] = parse_yaml(text, f"--set {pair}")
+            raise InputError(f"{where}: '{key}' is given twice")
+        values[key] = parse_yaml(text, where)
     return values
 
 

@@ -16,7 +16,8 @@ class _Loader(yaml.SafeLoader):
     """PyYAML reads YAML 1.1, where ``1e-3`` is text and the last of two equal keys wins."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key for key, _ in node.value]
+        # A tag may ask for a mapping where there is none; the base class says so.
+        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         for index, key in enumerate(keys):
             if any(key.value == other.value for other in keys[:index]):
                 raise yaml.constructor.ConstructorError(

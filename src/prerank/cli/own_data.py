@@ -1,0 +1,87 @@
+"""``prerank data infer`` and ``prerank data import parquet``: the user's own tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prerank.cli.output import JsonOption, print_json, say, track
+
+__all__ = ["import_table", "infer"]
+
+
+def infer(
+    src: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="CSV, TSV, Parquet, Arrow or Feather file, a folder of them, a URI."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the map here.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Look at the first so many rows.")
+    ] = 200_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Draft the map of your own table: which column is what, with the evidence.
+
+    Read the draft, change what is wrong, then import with it.
+
+    Example: prerank data infer events.csv -o map.yaml
+    """
+    from prerank.errors import InputError
+    from prerank.log.impressions.infer import infer_map
+
+    if out is not None and out.exists():
+        raise InputError(f"{out}: exists already; choose another name or remove it first")
+    draft = infer_map(src, max_rows=rows)
+    if out is not None:
+        try:
+            out.write_text(draft.text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written: {error.strerror or error}") from None
+    usable = draft.mapping is not None
+    if as_json:
+        summary: dict[str, Any] = {"map": None if out is None else str(out), "usable": usable}
+        summary |= {"rows": draft.num_rows, "questions": list(draft.questions)}
+        print_json(summary | {"evidence": draft.evidence, "text": draft.text})
+        return
+    if out is None:
+        typer.echo(draft.text, nl=False)
+    else:
+        state = "can be used as it is" if usable else "must be completed"
+        typer.echo(f"{out}: {draft.num_rows:,} rows looked at; the map {state}")
+    for question in draft.questions:
+        say(f"check: {question}")
+    if out is not None:
+        say(f"next: read {out}, then: prerank data import parquet {src} LOG --map {out}")
+
+
+def import_table(
+    src: str, out: Path, map_file: Path, *, split: str, memory: str | None
+) -> dict[str, Any]:
+    """Import a flat table with a map and split the log; returns the report as plain values."""
+    import msgspec
+
+    from prerank.errors import InputError
+    from prerank.log import open_log, split_log
+    from prerank.log.impressions import from_impressions
+    from prerank.log.impressions.infer import load_map
+
+    if split not in ("time", "user-order"):
+        raise InputError(f"--split {split}: expected time or user-order")
+    mapping = load_map(map_file)
+    with track("importing", None) as progress:
+        report = from_impressions(src, mapping, out, memory_limit=memory, progress=progress)
+    by: Any = split
+    split_log(open_log(out), by=by)
+    values: dict[str, Any] = msgspec.to_builtins(report)
+    for what in ("dropped", "conflicts"):
+        for name, count in values[what].items():
+            text = "rows dropped, null in" if what == "dropped" else "groups with several values of"
+            say(f"note: {count:,} {text} {name}")
+    return values

@@ -90,8 +90,6 @@ def import_(
     with track("importing", None) as progress:
         report = adapter(src, out, progress=progress, **options)
     _written(out, report, as_json)
-    for note in report.notes:
-        say(f"note: {note}")
 
 
 def _options(name: str, adapter: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,5 +215,7 @@ def _written(out: Path, report: Any, as_json: bool) -> None:
     counts = {name: count for name, count in report.counts.items() if count and name not in summary}
     if counts:
         typer.echo("counts: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    for note in getattr(report, "notes", ()):
+        say(f"note: {note}")
     train = ("train", "two_tower", "--log", out, "--out", "runs/two_tower")
     suggest(("data", "check", out), train)

@@ -149,11 +149,20 @@ def test_import_refuses_bad_options(
     assert not (tmp_path / "log").exists()
 
 
-@pytest.mark.parametrize("name", ["movielens", "mind"])
-def test_import_says_what_is_missing(cli: Cli, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", adapters.TABLE)
+def test_every_layout_needs_its_source(cli: Cli, name: str, tmp_path: Path) -> None:
     result = cli("data", "import", name, tmp_path / "none", tmp_path / "log")
     assert result.status == 2
-    assert result.error.startswith(f"prerank: {tmp_path / 'none'}: not found; expected a folder")
+    assert result.error.startswith(f"prerank: {tmp_path / 'none'}: not found; expected ")
+    (tmp_path / "empty").mkdir()
+    result = cli("data", "import", name, tmp_path / "empty", tmp_path / "log")
+    assert result.status == 2
+    assert result.error.startswith(f"prerank: {tmp_path / 'empty'}: no file ")
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("name", ["movielens", "mind"])
+def test_import_says_what_is_missing(cli: Cli, name: str, tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("hello")
     result = cli("data", "import", name, tmp_path, tmp_path / "log")
     assert result.status == 2

@@ -93,7 +93,7 @@ def import_(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import a public data set, or your own table, as a request log with its splits.
+    """Import a public data set or your own table, split into parts.
 
     Your own table is any CSV, TSV, Parquet, Arrow or Feather file, a folder of them, or a URI:
     draft its map with data infer, then import it under the name parquet with --map.

@@ -30,9 +30,9 @@ def infer(
     ] = 200_000,
     as_json: JsonOption = False,
 ) -> None:
-    """Draft the map of your own table: which column is what, with the evidence.
+    """Draft the map of your own table, with the evidence.
 
-    Read the draft, change what is wrong, then import with it.
+    The map says which column is what. Read the draft, change what is wrong, then import with it.
 
     Example: prerank data infer events.csv -o map.yaml
     """

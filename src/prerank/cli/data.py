@@ -110,8 +110,8 @@ def import_(
         grouped = own_data.import_table(src, out, map_file, split=split_by or "time", memory=memory)
         _written(out, grouped, as_json)
         return
-    own_data.check_foreign(name, {"--map": map_file, "--split": split_by, "--memory": memory})
     adapter = adapters.get(name)
+    own_data.check_foreign(name, {"--map": map_file, "--split": split_by, "--memory": memory})
     options = _options(name, adapter, assignments(values))
     check_free(out)
     with track("importing", None) as progress:

@@ -151,8 +151,7 @@ class FusedTables(nn.Module):
         # A look at the values would stall an accelerator and break a compiled graph.
         if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
             return True
-        low_C, high_C = ids.aminmax(dim=0)
-        return bool((low_C >= 0).all() and (high_C < self.sizes[columns]).all())
+        return bool(ids.amin() >= 0 and (ids.amax(0) < self.sizes[columns]).all())
 
     def extra_repr(self) -> str:
         """Describe the tables in ``repr(model)``."""

@@ -124,7 +124,7 @@ def _from_disk(
     opened = open_source(source, mapping.header)
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder,
+        tempfile.TemporaryDirectory(prefix=".impressions.", dir=out.parent) as folder,
         open_engine(Path(folder), memory_limit) as engine,
     ):
         made = External(engine, opened, mapping, _without_nulls)

@@ -58,6 +58,7 @@ def open_engine(folder: Path, memory_limit: str) -> Iterator[Engine]:
             config={"memory_limit": memory_limit, "temp_directory": str(folder / "spill")},
         )
         try:
+            connection.execute("SET enable_progress_bar = false")  # it would go to stdout
             yield Engine(connection, folder)
         finally:
             connection.close()
@@ -94,6 +95,11 @@ class Engine:
         self.run(f"COPY ({sql}) TO {_text(path)} ({options})")
         return path
 
+    def view(self, path: Path) -> str:
+        """Return SQL that reads such a file again, with its ``file_row_number``."""
+        plain = re.sub(r"([*?\[])", r"[\1]", str(path))  # no pattern
+        return f"read_parquet({_text(plain)}, file_row_number = true)"
 
-def _text(path: Path) -> str:
+
+def _text(path: Path | str) -> str:
     return "'" + str(path).replace("'", "''") + "'"

@@ -88,7 +88,7 @@ class External:
         return self._schema
 
     def _view(self) -> str:
-        return f"read_parquet('{self._sorted}', file_row_number = true)"
+        return self.engine.view(self._sorted)
 
     def _load(self, source: FlatSource, mapping: ImpressionMap, drop: Drop) -> None:
         schema, batches = source.batches(mapping.columns())
@@ -194,26 +194,20 @@ class External:
         return pa.table(columns)
 
     def _dims(self) -> dict[tuple[str, str], int]:
-        vectors = [
-            (owner, name, quoted(spec.column))
-            for owner, specs in self.mapping.features.items()
-            for name, spec in specs.items()
-            if spec.kind == "vector"
-        ]
-        if not vectors:
-            return {}
-        wanted = ", ".join(f"min(len({column})), max(len({column}))" for *_, column in vectors)
-        widths = list(
-            self.engine.table(f"SELECT {wanted} FROM {self._view()}").to_pylist()[0].values()
-        )
         dims: dict[tuple[str, str], int] = {}
-        for k, (owner, name, column) in enumerate(vectors):
-            low, high = widths[2 * k : 2 * k + 2]
-            if low != high or not high:
-                raise InputError(
-                    f"column {column}: vectors of {low} to {high} numbers; expected one width"
-                )
-            dims[owner, name] = int(high)
+        for owner, specs in self.mapping.features.items():
+            for name, spec in specs.items():
+                if spec.kind != "vector":
+                    continue
+                length = f"len({quoted(spec.column)})"
+                query = f"SELECT min({length}) AS low, max({length}) AS high FROM {self._view()}"
+                widths = self.engine.table(query).to_pylist()[0]
+                if widths["low"] != widths["high"] or not widths["high"]:
+                    raise InputError(
+                        f"column '{spec.column}': vectors of {widths['low']} to {widths['high']} "
+                        "numbers; expected one width"
+                    )
+                dims[owner, name] = int(widths["high"])
         return dims
 
     def _channels(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def whole_groups(path: Path, key: str, num_rows: int) -> Iterator[pa.Table]:
     """
     pending: list[pa.RecordBatch] = []
     held = 0
-    for batch in pq.ParquetFile(path).iter_batches(65_536):
+    for batch in pq.ParquetFile(path).iter_batches(min(65_536, num_rows)):
         pending.append(batch)
         held += batch.num_rows
         if held < num_rows:

@@ -271,9 +271,13 @@ class Trainer:
         """Go back to where a checkpoint was written."""
         self.state = msgspec.convert(checkpoint.state, TrainerState)
         self.load_weights(checkpoint)
+        self.load_optimisers(checkpoint.tensors)
+
+    def load_optimisers(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the state of optimisers from tensors named as in a checkpoint."""
         names = named_parameters(self.model)
         for key, optimiser in self.optimisers.items():
-            restore_optimiser(optimiser, names, _under(key, checkpoint.tensors))
+            restore_optimiser(optimiser, names, _under(key, tensors))
 
     def same_weights(self) -> None:
         """Give all processes the weights of process 0."""

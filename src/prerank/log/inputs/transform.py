@@ -53,6 +53,11 @@ class Transforms:
         Ids with fewer training occurrences train and score as unknown.
     max_history : int
         Most recent events kept of each history stream.
+
+    Attributes
+    ----------
+    counts : dict of str to ndarray ``[vocabulary rows]`` int64
+        Occurrences in the part it was fitted on; empty once stored and loaded.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Transforms:
         self.rows = rows
         self.min_count = min_count
         self.max_history = max_history
+        self.counts: dict[str, npt.NDArray[np.int64]] = {}
         self._assemblers: dict[str, Assembler] = {}
 
     @classmethod
@@ -100,7 +106,7 @@ class Transforms:
             index = np.arange(len(count), dtype=np.int32)
             rare = (count < min_count) & (index >= NUM_RESERVED)
             rows[name] = np.where(rare, np.int32(UNKNOWN_ROW), index)
-        return cls(
+        fitted = cls(
             schema,
             {name: s.result() for name, s in statistics.items()},
             vocabularies,
@@ -108,6 +114,8 @@ class Transforms:
             min_count=min_count,
             max_history=max_history,
         )
+        fitted.counts = counts
+        return fitted
 
     def save(self, folder: str | Path) -> None:
         """Write ``transforms.json`` and ``vocab/NAME.parquet`` (raw value, index, table row)."""

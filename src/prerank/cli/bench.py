@@ -88,10 +88,10 @@ def train(
     from rich.table import Table
 
     speeds = Table(title=f"updates of {batch_size:,} impressions")
-    for name in ("size", "way", "samples/s", "ms", "valid loss", "tables MB", "state MB"):
+    for name in ("size", "way", "samples/s", "ms", "CPU ms", "valid loss", "tables MB", "state MB"):
         speeds.add_column(name, justify="left" if name in ("size", "way") else "right")
     for row in result["rows"]:
-        numbers = (f"{row['samples_per_s']:,.0f}", f"{row['step_ms']:.1f}")
+        numbers = (f"{row['samples_per_s']:,.0f}", f"{row['step_ms']:.1f}", f"{row['cpu_ms']:.1f}")
         loss = f"{row['valid_loss']:.4f}"
         memory = (f"{row['table_mb']:,.0f}", f"{row['state_mb']:,.0f}")
         speeds.add_row(row["size"], row["way"], *numbers, loss, *memory)

@@ -123,11 +123,10 @@ def _from_disk(
     check_free(out)
     opened = open_source(source, mapping.header)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=".impressions.", dir=out.parent) as folder,
-        open_engine(Path(folder), memory_limit) as engine,
-    ):
-        made = External(engine, opened, mapping, _without_nulls)
+    with tempfile.TemporaryDirectory(prefix=".impressions.", dir=out.parent) as folder:
+        with open_engine(Path(folder), memory_limit) as engine:
+            made = External(engine, opened, mapping, _without_nulls)
+        pa.default_memory_pool().release_unused()
         write_log(out, made.schema, made.tables(), made.items, progress=progress)
     return ImpressionReport(
         num_rows=made.num_rows,

@@ -177,7 +177,10 @@ class FlatSource:
                 with self._text(self.files[0]) as stream:
                     schema = self._open_csv(stream, columns).schema
                 return schema, self._guarded(self._csv_batches(columns, schema))
-            scanner = self._dataset().scanner(columns=columns, batch_readahead=4)
+            # Read ahead little: whole row groups are decoded at once, and count as memory in use.
+            scanner = self._dataset().scanner(
+                columns=columns, batch_size=1 << 16, batch_readahead=2, fragment_readahead=1
+            )
             return scanner.projected_schema, self._guarded(scanner.to_batches())
 
     def _guarded(self, batches: Any) -> Iterator[Any]:

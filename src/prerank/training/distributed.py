@@ -48,7 +48,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-_TIMEOUT = datetime.timedelta(minutes=15)
+# Of processes that hang, not of failed ones; process 0 alone may read a large log for a while.
+_TIMEOUT = datetime.timedelta(hours=1)
 _ABSENT, _DENSE, _SPARSE = 0, 1, 2  # of a gradient; a sparse one adds its number of rows
 
 

@@ -44,6 +44,7 @@ __all__ = [
     "rank",
     "same_tensors",
     "size",
+    "tensors_from_first",
 ]
 
 T = TypeVar("T")
@@ -152,6 +153,17 @@ def same_tensors(tensors: Sequence[Tensor]) -> None:
     with _talking(), torch.no_grad():
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
+
+
+def tensors_from_first(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the named CPU tensors of process 0 in all; elsewhere the argument is not used."""
+    if size() == 1:
+        return tensors
+    shapes = from_first(lambda: {name: (t.shape, t.dtype) for name, t in tensors.items()})
+    if rank() > 0:
+        tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+    same_tensors(list(tensors.values()))
+    return tensors
 
 
 def any_of(flag: bool) -> bool:

@@ -31,6 +31,7 @@ COMMANDS = [
     ("recipes", "show"),
     ("recipes", "cp"),
     ("bench", "data"),
+    ("bench", "refresh"),
 ]
 HEAVY = ("torch", "pyarrow", "numpy", "safetensors", "rich")
 

@@ -157,6 +157,7 @@ class _Seed:
         self.first = msgspec.structs.replace(first, seed=seed)
         self.daily = msgspec.structs.replace(daily, seed=seed)
         self.seconds = dict.fromkeys(_WAYS, 0.0)
+        self.runs: dict[str, Path] = {}
 
     def run(self, units: Units) -> Iterator[dict[str, Any]]:
         """Yield a row per day and way; keep what they were computed from."""
@@ -167,7 +168,7 @@ class _Seed:
         write_log(path, self.world.schema, [start], self.world.items(), splits=parts)
         frozen = self._train(open_log(path), "frozen", "first")
         models = dict.fromkeys(_WAYS, frozen)
-        runs = dict.fromkeys(_WAYS, self.folder / "frozen")
+        runs = self.runs = dict.fromkeys(_WAYS, self.folder / "frozen")
         self.seconds = dict.fromkeys(_WAYS, 0.0)
         for number, table in enumerate(days[self.first_days :]):
             name = f"day{number}"
@@ -182,6 +183,7 @@ class _Seed:
                 models[way] = self._go_on(log[name], runs[way], out, way)
                 runs[way] = out
             models["retrained"] = self._train(log, f"retrained{number}", None)
+            runs["retrained"] = self.folder / f"retrained{number}"
 
     def _days(self) -> list[pa.Table]:
         whole = pa.concat_tables(list(self.world.requests()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_days_are_chosen_and_one_day_stands_once(
         "\n".join([text[0], *(",".join([str(int(r[0]) + 100), *r[1:]]) for r in rows)])
     )
     both = import_recflow(tmp_path, tmp_path / "a")
-    one = import_recflow(tmp_path, tmp_path / "b", days="2024-01-13")
+    one = import_recflow(tmp_path, tmp_path / "b", days=dt.date(2024, 1, 13))
     assert (both.num_requests, one.num_requests) == (60, 30)
     assert both.counts["days"] == 2
     pf.write_feather(pv.read_csv(later), later.with_suffix(".feather"))

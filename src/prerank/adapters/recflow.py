@@ -29,6 +29,7 @@ flag                    what the publisher says                    stage here
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -100,7 +101,7 @@ def import_recflow(
     out: str | Path,
     *,
     folder: str = "all_stage",
-    days: str = "*",
+    days: str | date = "*",
     first_rank: int = 0,
     max_history: int = 50,
     progress: Callable[[int], None] | None = None,
@@ -121,8 +122,8 @@ def import_recflow(
         Folder of the log.
     folder : {"all_stage", "realshow"}
         Candidates of all stages, or exposures only.
-    days : str
-        Shell pattern of the days (``2024-02-1*``).
+    days : str or date
+        A day, or a shell pattern of days (``2024-02-1*``).
     first_rank : int
         What the published rank columns count from; the field list does not say.
     max_history : int
@@ -148,7 +149,7 @@ def import_recflow(
     if max_history < 1:
         raise InputError(f"recflow: max_history is {max_history}; expected 1 or more")
     files = open_files(src)
-    read = [_read(text, first_rank) for text in _daily(files, folder, days)]
+    read = [_read(text, first_rank) for text in _daily(files, folder, str(days))]
     mapping = ImpressionMap(
         request_id="request_id",
         user="user_id",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -141,6 +142,39 @@ def test_nothing_left_is_refused_either_way(tmp_path: Path) -> None:
     for limit in (None, "200MB"):
         with pytest.raises(InputError, match=r"no impression left of 9 rows; .*'i': \d"):
             from_impressions(table, MAPPING, tmp_path / "log", memory_limit=limit)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_tables_end_where_groups_end(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], num_rows: int
+) -> None:
+    key = np.repeat(np.arange(len(sizes)), sizes)
+    path = tmp_path_factory.mktemp("groups") / "a.parquet"
+    pq.write_table(pa.table({"k": key, "row": np.arange(len(key))}), path)
+    tables = list(past.whole_groups(path, "k", num_rows))
+    assert pa.concat_tables(tables)["row"].to_pylist() == list(range(len(key)))
+    seen = [set(table["k"].to_pylist()) for table in tables]
+    assert sum(map(len, seen)) == len(sizes)  # no group in two tables
+    limit = 2 * num_rows + max(sizes)
+    assert all(table.num_rows <= limit for table in tables)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 60))
+def test_chunks_are_cut_alike_wherever_the_reading_begins(sizes: list[int], most: int) -> None:
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "CHUNK_ROWS", most)
+        stops = rows.chunk_stops(starts, sum(sizes))
+        assert stops[-1] == len(sizes)
+        for low, high in itertools.pairwise([0, *stops]):
+            held = sum(sizes[low:high])
+            assert held <= most or high == low + 1
+            assert high == len(sizes) or held + sizes[high] > most
+        # From the first row of any chunk on, the cuts are the same.
+        for k, low in enumerate(stops[:-1]):
+            rest = rows.chunk_stops(starts[low:] - starts[low], sum(sizes[low:]))
+            assert [low + stop for stop in rest] == stops[k + 1 :]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet folder"])

@@ -29,7 +29,6 @@ flag                    what the publisher says                    stage here
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -101,7 +100,7 @@ def import_recflow(
     out: str | Path,
     *,
     folder: str = "all_stage",
-    days: str | date = "*",
+    days: object = "*",
     first_rank: int = 0,
     max_history: int = 50,
     progress: Callable[[int], None] | None = None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -266,3 +268,26 @@ def test_another_layout_is_refused_by_what_differs(
     write_log(tmp_path / "other", bare, [table.drop_columns(["device"])], raw_items(log))
     says = cli("data", "append", monday, tmp_path / "other").error
     assert "context feature 'device' is in one of the two only" in says
+
+
+def test_the_commands_of_the_page(
+    cli: Cli, days: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell blocks of the page on the daily loop, as they stand."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(days["monday"], "logs/shop")
+    shutil.copytree(days["tuesday"], "logs/tuesday")
+    Path("orders.csv").write_text("request_id,item,buy\n0,1000000,1\n")
+    for run in ("monday", "teacher"):
+        words = ("train", "mlp", "--log", "logs/shop", "--out", f"runs/{run}")
+        assert cli(*words, "--set", "fit.epochs=1").status == 0
+    page = Path(__file__).resolve().parents[2] / "docs" / "daily-loop.md"
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert len(lines) == 6
+    for line in lines:
+        program, *given = shlex.split(line)
+        assert program == "prerank"
+        done = cli(*given)
+        assert done.status == 0, f"{line}\n{done.err}"
+    assert open_log("logs/shop").schema.scores == ("ranker", "teacher")

@@ -63,6 +63,32 @@ def data(
 
 
 @app.command()
+def memory(
+    log: Annotated[Path, typer.Option(metavar="LOG", help="Log to stream.")],
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Requests per batch.")] = 128,
+    as_json: JsonOption = False,
+) -> None:
+    """Stream a log once, shuffled, and report the peak memory above the start.
+
+    Example: prerank bench memory --log logs/large
+    """
+    from prerank.bench.memory import bench_memory
+    from prerank.log import Transforms, open_log
+
+    part = open_log(log).all()
+    result = bench_memory(part, Transforms.fit(part), batch_size=batch_size)
+    if as_json:
+        print_json(result)
+        return
+    typer.echo(
+        f"{log}: peak {result['peak_mib']:,.0f} MiB above the start, "
+        f"{result['decoded_mib']:,.0f} MiB decoded, "
+        f"{result['candidates_per_s']:,.0f} candidates/s"
+    )
+    _say_machine(result["machine"])
+
+
+@app.command()
 def train(
     rows: Annotated[
         list[int] | None,

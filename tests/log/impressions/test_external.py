@@ -214,6 +214,19 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
         from_impressions(table, MAPPING, tmp_path / "log", memory_limit="200MB")
 
 
+def test_errors_of_the_source_are_its_own(tmp_path: Path) -> None:
+    mapping = ImpressionMap(
+        user="u", item="i", time="t", request_id="r", labels={"click": "c"}, engaged="click"
+    )
+    (tmp_path / "a.csv").write_text("u,i,t,r,c\n1,2,yesterday,4,0\n")
+    with pytest.raises(InputError, match=r"column 't': .*expected ISO 8601 times"):
+        from_impressions(tmp_path / "a.csv", mapping, tmp_path / "log", memory_limit="200MB")
+    (tmp_path / "b.csv").write_text("u,i,t,r,c\n1,2,3,4,0\n1,2,3\n")
+    with pytest.raises(InputError, match=r"b\.csv: cannot be read: .*Expected 5 columns, got 3"):
+        from_impressions(tmp_path / "b.csv", mapping, tmp_path / "log", memory_limit="200MB")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "b.csv"}
+
+
 def test_too_little_memory_is_one_line(tmp_path: Path) -> None:
     table = _messy(2, 20_000, words=True)
     with pytest.raises(PrerankError, match=r"^duckdb \(1MB\): ") as error:

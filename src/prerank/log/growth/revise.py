@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import shutil
 import uuid
@@ -122,6 +121,10 @@ def revise(path: str | Path) -> Iterator[Revision]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # reading logs works everywhere
+        raise InputError(f"{path}: changing a log needs file locks of a POSIX system") from None
     lock = path.with_name(f".{path.name}.lock")
     while True:
         try:

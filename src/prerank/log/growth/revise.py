@@ -22,7 +22,7 @@ from prerank.log.format.files import MANIFEST, SCHEMA, FileEntry, digest, log_id
 from prerank.log.log import Log, open_log
 from prerank.schema import Schema
 
-__all__ = ["Revision", "revise"]
+__all__ = ["Revision", "locked", "revise"]
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -101,7 +101,7 @@ def revise(path: str | Path) -> Iterator[Revision]:
     given, path = path, Path(os.path.realpath(path))  # a link keeps pointing where it did
     if not path.is_dir():
         open_log(given)  # says what is wrong
-    with _locked(path):
+    with locked(path):
         for left in path.parent.glob(f".{path.name}.*.partial"):  # a killed process's
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
@@ -120,7 +120,14 @@ def revise(path: str | Path) -> Iterator[Revision]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a log meanwhile.
+
+    Raises
+    ------
+    InputError
+        Another process is changing it, or its folder cannot be written.
+    """
     try:
         import fcntl
     except ImportError:  # reading logs works everywhere

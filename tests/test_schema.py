@@ -232,5 +232,7 @@ def test_unknown_fields_and_words_are_refused() -> None:
     with pytest.raises(InputError, match=r"schema.json: unknown key 'feature'; did you mean"):
         from_values(Schema, {"feature": []}, where="schema.json")
     values = {"features": [{"name": "a", "owner": "thing", "kind": "dense"}]}
-    with pytest.raises(InputError, match=r"schema.json: 'features.0.owner' is 'thing'; known: candidate"):
+    with pytest.raises(
+        InputError, match=r"schema.json: 'features.0.owner' is 'thing'; known: candidate"
+    ):
         from_values(Schema, values, where="schema.json")

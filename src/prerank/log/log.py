@@ -285,6 +285,8 @@ class Part:
                 rows = self.rows.within(first, stop) - first
                 pieces.append(columns if len(rows) == stop - first else columns.take(rows))
             whole = Columns.cat(pieces)
+            # a window is as large as memory gets: nothing may hold a second copy of one
+            pieces, columns = [], whole
             if shuffle:
                 whole = whole.take(shuffled(whole.scalars["row"], seed, epoch))
             if skip:
@@ -299,7 +301,8 @@ class Part:
             stop = whole.num_requests - (whole.num_requests - first) % batch_size
             for at in range(first, stop, batch_size):
                 yield whole.slice(at, at + batch_size)
-            rest = whole.slice(stop, whole.num_requests) if stop < whole.num_requests else None
+            left = np.arange(stop, whole.num_requests)
+            rest = whole.take(left) if len(left) else None
         if rest is not None:
             yield rest
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prerank import adapters
 from prerank.log import open_log
 from prerank.world import World
 
@@ -117,6 +118,7 @@ def test_import_of_mind_with_and_without_json(cli: Cli, mind: Path, tmp_path: Pa
     assert result.out.startswith(f"{tmp_path / 'b'}: 10 requests, 20 candidates, ")
     assert "counts: clicks 10" in result.out
     assert "note: times have no zone" in result.err
+    assert result.err.splitlines()[-2].startswith("next: prerank data check ")
 
 
 def test_import_of_movielens_takes_its_options(cli: Cli, movielens: Path, tmp_path: Path) -> None:
@@ -147,11 +149,20 @@ def test_import_refuses_bad_options(
     assert not (tmp_path / "log").exists()
 
 
-@pytest.mark.parametrize("name", ["movielens", "mind"])
-def test_import_says_what_is_missing(cli: Cli, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", adapters.TABLE)
+def test_every_layout_needs_its_source(cli: Cli, name: str, tmp_path: Path) -> None:
     result = cli("data", "import", name, tmp_path / "none", tmp_path / "log")
     assert result.status == 2
-    assert result.error.startswith(f"prerank: {tmp_path / 'none'}: not found; expected a folder")
+    assert result.error.startswith(f"prerank: {tmp_path / 'none'}: not found; expected ")
+    (tmp_path / "empty").mkdir()
+    result = cli("data", "import", name, tmp_path / "empty", tmp_path / "log")
+    assert result.status == 2
+    assert result.error.startswith(f"prerank: {tmp_path / 'empty'}: no file ")
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("name", ["movielens", "mind"])
+def test_import_says_what_is_missing(cli: Cli, name: str, tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("hello")
     result = cli("data", "import", name, tmp_path, tmp_path / "log")
     assert result.status == 2
@@ -168,6 +179,15 @@ def test_import_names_file_and_line_of_a_bad_record(cli: Cli, mind: Path, tmp_pa
     assert result.status == 2
     assert result.error.startswith(f"prerank: {path}:4: ")
     assert "9 o'clock" in result.error
+
+
+@pytest.mark.parametrize("name", adapters.TABLE)
+def test_every_layout_refuses_what_is_no_option(cli: Cli, name: str, tmp_path: Path) -> None:
+    argv = ("data", "import", name, tmp_path, tmp_path / "log", "--set", "no_such_option=1")
+    result = cli(*argv)
+    assert result.status == 2
+    line = f"prerank: --set no_such_option: {name} has no such option; "
+    assert result.error.startswith(line)
 
 
 def test_import_knows_its_layouts(cli: Cli, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ COMMANDS = [
     ("evaluate",),
     ("score",),
     ("data", "world"),
+    ("data", "infer"),
     ("data", "import"),
     ("data", "split"),
     ("data", "check"),

@@ -91,6 +91,9 @@ def test_debug_adds_nothing_to_bad_usage(cli: Cli) -> None:
             1,
             "prerank: unexpected RuntimeError: first; run with --debug for the traceback",
         ),
+        (PermissionError(13, "Permission denied", "a/b"), 1, "prerank: a/b: Permission denied\n"),
+        (OSError(28, "No space left on device"), 1, "prerank: No space left on device\n"),
+        (OSError("odd"), 1, "prerank: unexpected OSError: odd; run with --debug"),
         (KeyboardInterrupt(), 130, "prerank: interrupted"),
     ],
 )

@@ -190,6 +190,10 @@ def test_reasons(small_log: Callable[..., Log], given: Any) -> None:
     assert run.skipped["gauc/T1"] == "no user has both a positive and a negative"
     assert "auc/T1" in run.metrics
 
+    result = tiny(small_log(schema(), rows([[1.0, 1.0], [0.0], [1.0, 0.0]])), given)
+    assert result.counts["users_of_one_class"] == 2
+    assert result.runs["run"].metrics["gauc/T1"].num_clusters == 1
+
     run = tiny(small_log(schema(), rows([[None, None, None]] * 2)), given).runs["run"]
     assert run.skipped["ece/T1"] == run.skipped["logloss/T1"] == "no label is known"
     assert run.skipped["ndcg@1/T1"] == "no request has a positive"

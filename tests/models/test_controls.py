@@ -72,7 +72,7 @@ class RoundedToHalf(Rescored):
         return logits.to(torch.bfloat16).to(logits.dtype) if self.is_float32() else logits
 
     def is_float32(self) -> bool:
-        return self.tables.weight.dtype == torch.float32
+        return self.encode.tables.weight.dtype == torch.float32
 
 
 class CentredOverRequest(Rescored):
@@ -149,8 +149,8 @@ class DeadWeight(TwoTower):
 class DeadVocabulary(TwoTower):
     def __init__(self, schema: Schema, config: Any) -> None:
         super().__init__(schema, config)
-        sizes = {name: schema.size(name) for name in (*self.tables.vocabularies, "ghost")}
-        self.tables = config.tables.build(sizes)
+        sizes = {name: schema.size(name) for name in (*self.encode.tables.vocabularies, "ghost")}
+        self.encode.tables = config.tables.build(sizes)
 
 
 class ForgetsABuffer(Rescored):

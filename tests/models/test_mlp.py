@@ -33,13 +33,12 @@ def test_equals_the_concatenated_network(schema: Schema, batch: RequestBatch, ch
     torch.manual_seed(0)
     model, inputs = checks.prepared(CONFIG.build(schema)), batch.inputs
     with torch.no_grad():
-        items = model.item(inputs.items, model.tables)
-        pooled = model.histories(inputs.history, items, model.tables)
-        users = torch.cat([model.user(inputs.user, model.tables), *pooled], 1)
+        items = model.encode.item(inputs.items)
+        users = model.encode.user(inputs, items)
         u = model.user_tower(users)[inputs.request_of]
         v = model.item_tower(items)[inputs.item_of]
-        context = model.context(inputs.context, model.tables)[inputs.request_of]
-        candidate = model.candidate(inputs.candidate, model.tables)
+        context = model.encode.context(inputs.context)[inputs.request_of]
+        candidate = model.encode.candidate(inputs.candidate)
         x = torch.cat([u, context, v, u * v, candidate], dim=1)
         hidden = torch.relu(x @ model.first.weight.T + model.first.bias)
         skip = x @ model.skip.weight.T + model.skip.bias
@@ -73,7 +72,7 @@ def test_only_the_crossing_is_paid_per_candidate(schema: Schema, make_batch: Any
         return counter.get_total_flops()
 
     extra = (flops(3) - flops(1)) / (2 * inputs.num_candidates)
-    D, C, H, T = 5, model.candidate.width, 8, 2
+    D, C, H, T = 5, model.encode.candidate_width, 8, 2
     assert extra == 2 * ((D + C) * (H + T) + 8 * 6 + 6 * T)
 
 

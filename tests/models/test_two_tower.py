@@ -35,11 +35,10 @@ def test_equals_its_formula(schema: Schema, batch: RequestBatch, checks: Any, co
     model, inputs = made(schema, checks, cosine=cosine), batch.inputs
     with torch.no_grad():
         actual = model(inputs).logits
-        items = model.item(inputs.items, model.tables)
-        pooled = model.histories(inputs.history, items, model.tables)
-        users = torch.cat([model.user(inputs.user, model.tables), *pooled], 1)
-        contexts = model.context(inputs.context, model.tables)
-        candidates = model.candidate(inputs.candidate, model.tables)
+        items = model.encode.item(inputs.items)
+        users = model.encode.user(inputs, items)
+        contexts = model.encode.context(inputs.context)
+        candidates = model.encode.candidate(inputs.candidate)
         for i in range(inputs.num_candidates):
             r, u = inputs.request_of[i], inputs.item_of[i]
             query = model.user_tower(users[r : r + 1])[0] + model.context_query(contexts[r])
@@ -91,7 +90,7 @@ def test_tasks_share_one_item_vector(schema: Schema, batch: RequestBatch, checks
 
 def test_excluded_features_are_not_read(schema: Schema, batch: RequestBatch, checks: Any) -> None:
     model = made(schema, checks, exclude=("user.user", "ctr", "action"))
-    assert "user" not in model.tables.vocabularies
+    assert "user" not in model.encode.tables.vocabularies
     inputs = batch.inputs
     other = dataclasses.replace(
         inputs,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import prerank.nn.tables
 from prerank.jagged import Jagged
 from prerank.nn import FusedTables
 from prerank.schema import Feature, Label, Schema
@@ -40,10 +42,17 @@ def made(sparse: bool = True) -> FusedTables:
     num_rows=st.integers(0, 6),
     seed=st.integers(0, 99),
     sparse=st.booleans(),
+    few=st.sampled_from([0, 4096]),
 )
 def test_lookup_equals_separate_embeddings(
-    columns: list[str], num_rows: int, seed: int, sparse: bool
+    columns: list[str], num_rows: int, seed: int, sparse: bool, few: int
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prerank.nn.tables, "_FEW", few)  # how many lookups make the fast kernel pay
+        _equals_separate_embeddings(columns, num_rows, seed, sparse)
+
+
+def _equals_separate_embeddings(columns: list[str], num_rows: int, seed: int, sparse: bool) -> None:
     tables = made(sparse)
     plain = separate(tables)
     generator = torch.Generator().manual_seed(seed)
@@ -53,6 +62,8 @@ def test_lookup_equals_separate_embeddings(
     out = tables(ids, tables.columns(columns))
     expected = torch.stack([plain[c](ids[:, k]) for k, c in enumerate(columns)], 1)
     assert torch.equal(out, expected)
+    with torch.no_grad():
+        assert torch.equal(tables(ids, tables.columns(columns)), expected)
     weights = torch.randn(out.shape, generator=generator, dtype=out.dtype)
     (out * weights).sum().backward()
     (expected * weights).sum().backward()
@@ -143,3 +154,36 @@ def test_no_vocabulary_at_all() -> None:
     assert tables.weight.shape == (0, 3)
     empty: Tensor = tables.columns([])
     assert empty.shape == (0,)
+
+
+@pytest.mark.parametrize("num", [100, 5000])
+def test_lookups_of_any_number_have_the_gradient_of_an_embedding(num: int) -> None:
+    tables = made()
+    ids = torch.arange(num).remainder(9).unsqueeze(1)
+    slope = torch.randn(num, 1, 4, dtype=torch.float64)
+    (tables(ids, tables.columns(["c"])) * slope).sum().backward()
+    plain = tables.weight.detach().clone().requires_grad_()
+    rows = ids + tables.rows_of("c").start
+    (F.embedding(rows, plain, sparse=True) * slope).sum().backward()
+    ours, theirs = tables.weight.grad, plain.grad
+    assert torch.equal(ours._indices(), theirs._indices())
+    assert torch.equal(ours._values(), theirs._values())
+
+
+def test_storage_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    tables = FusedTables.Config(dim=4, storage="bf16").build(SIZES)
+    assert tables.weight.dtype is torch.bfloat16
+    ids = torch.arange(5000).remainder(9).unsqueeze(1)
+    for some in (ids, ids[:7]):
+        out = tables(some, tables.columns(["c"]))
+        assert out.dtype is torch.float32
+        assert torch.equal(out, tables.weight[tables.rows_of("c")][some].float())
+    bags = Jagged(torch.tensor([3, 4, 4]), torch.tensor([0, 2, 3]))
+    pooled = tables.pooled(bags, tables.columns(["c"]))
+    assert pooled.dtype is torch.float32
+    (out.sum() + pooled.sum()).backward()
+    assert tables.weight.grad.is_sparse
+    wide = FusedTables.Config(dim=4).build(SIZES)
+    wide.load_state_dict(tables.state_dict())
+    assert torch.equal(wide.weight, tables.weight.float()), "a run moves between storages"

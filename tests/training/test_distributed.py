@@ -115,8 +115,8 @@ def test_dividing_by_the_share_alone_is_something_else(
     statuses, errors, spec = together(2, local_normaliser=True)
     assert statuses == [0, 0], errors
     alone, _ = worker.train(spec, 0)
-    found = _weights(tmp_path, 0)["tables.weight"]
-    assert float((found - alone.tables.weight.detach()).abs().max()) > 1e-3
+    found = _weights(tmp_path, 0)["encode.tables.weight"]
+    assert float((found - alone.encode.tables.weight.detach()).abs().max()) > 1e-3
 
 
 @pytest.mark.slow

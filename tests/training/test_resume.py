@@ -148,7 +148,7 @@ def test_dropout_and_history_made_it_hard(
 ) -> None:
     """Negative control: another seed, hence other dropout and order, ends elsewhere."""
     other, _ = train(tmp_path / "other", seed=1)
-    assert not torch.equal(other.tables.weight, straight[0].tables.weight)
+    assert not torch.equal(other.encode.tables.weight, straight[0].encode.tables.weight)
 
 
 def test_a_damaged_last_checkpoint_costs_time_only(

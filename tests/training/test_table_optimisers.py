@@ -243,6 +243,8 @@ def test_every_choice_learns(
         ),
         progress=False,
     )
-    assert model.tables.weight.dtype is (torch.bfloat16 if storage == "bf16" else torch.float32)
+    assert model.encode.tables.weight.dtype is (
+        torch.bfloat16 if storage == "bf16" else torch.float32
+    )
     assert report.best is not None
     assert report.best.value > 0.6, "gauc; 0.5 is chance"

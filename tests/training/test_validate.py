@@ -20,7 +20,7 @@ def model(planted: Any, new_model: Callable[..., Any]) -> Any:
     model = new_model()
     model.transforms = Transforms.fit(planted.log["train"])
     with torch.no_grad():
-        model.tables.weight.normal_()
+        model.encode.tables.weight.normal_()
     return model
 
 
@@ -84,6 +84,6 @@ def test_a_plain_function_is_weighted_by_candidates(planted: Any, model: Any) ->
 
 def test_scores_that_are_not_finite_are_refused(planted: Any, model: Any, bce: Any) -> None:
     with torch.no_grad():
-        model.tables.weight.fill_(float("inf"))
+        model.encode.tables.weight.fill_(float("inf"))
     with pytest.raises(PrerankError, match="part 'valid': 540 of 540 scores are not finite"):
         validate(model, planted.log["valid"], bce, Sum(), batch_size=64)

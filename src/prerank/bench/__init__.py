@@ -2,5 +2,6 @@
 
 from prerank.bench.data import bench_data
 from prerank.bench.machine import describe_machine
+from prerank.bench.train import bench_train
 
-__all__ = ["bench_data", "describe_machine"]
+__all__ = ["bench_data", "bench_train", "describe_machine"]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prerank import adapters
+from prerank.cli import own_data
 from prerank.cli.output import (
     JsonOption,
     SetOption,
@@ -66,17 +67,36 @@ def world(
     _written(out, report, as_json)
 
 
+app.command()(own_data.infer)
+
+
 @app.command("import")
 def import_(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"Layout: {_LAYOUTS}.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help=f"Layout: {_LAYOUTS}; parquet: your own table.")
+    ],
     src: Annotated[
-        Path, typer.Argument(metavar="SRC", help="Folder or .zip to read; files may be packed.")
+        str, typer.Argument(metavar="SRC", help="Folder or .zip to read; files may be packed.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the new log.")],
     values: SetOption = None,
+    map_file: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="parquet: what is what, from data infer."),
+    ] = None,
+    split_by: Annotated[
+        str | None, typer.Option("--split", metavar="RULE", help="parquet: time or user-order.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="parquet: sort on disk with this much memory (2GB)."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import a public data set as a request log with its splits.
+    """Import a public data set or your own table, split into parts.
+
+    Your own table is any CSV, TSV, Parquet, Arrow or Feather file, a folder of them, or a URI:
+    draft its map with data infer, then import it under the name parquet with --map.
 
     --set max_history=50 shortens histories; --set slate=20 (movielens) makes longer requests.
 
@@ -84,14 +104,19 @@ def import_(
     """
     from prerank.log.format.files import check_free
 
+    if name == "parquet":
+        own_data.check_options(values, map_file)
+        assert map_file is not None
+        grouped = own_data.import_table(src, out, map_file, split=split_by or "time", memory=memory)
+        _written(out, grouped, as_json)
+        return
     adapter = adapters.get(name)
+    own_data.check_foreign(name, {"--map": map_file, "--split": split_by, "--memory": memory})
     options = _options(name, adapter, assignments(values))
     check_free(out)
     with track("importing", None) as progress:
         report = adapter(src, out, progress=progress, **options)
     _written(out, report, as_json)
-    for note in report.notes:
-        say(f"note: {note}")
 
 
 def _options(name: str, adapter: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,5 +242,7 @@ def _written(out: Path, report: Any, as_json: bool) -> None:
     counts = {name: count for name, count in report.counts.items() if count and name not in summary}
     if counts:
         typer.echo("counts: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    for note in getattr(report, "notes", ()):
+        say(f"note: {note}")
     train = ("train", "two_tower", "--log", out, "--out", "runs/two_tower")
     suggest(("data", "check", out), train)

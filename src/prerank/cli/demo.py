@@ -36,7 +36,7 @@ def demo(
     ] = 0,
     requests: Annotated[
         int, typer.Option(metavar="N", min=100, help="Requests of the simulated log.")
-    ] = 20_000,
+    ] = 12_000,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:

@@ -97,6 +97,9 @@ def _describe(error: Exception, arguments: Sequence[str]) -> tuple[int, str]:
             return error.exit_code, f"prerank: {error}"
         case MemoryError():
             return 1, "prerank: out of memory; use fewer requests per batch or a smaller model"
+        case OSError() if error.strerror:
+            where = f"{error.filename}: " if error.filename else ""
+            return 1, f"prerank: {where}{error.strerror}"
     reason = (str(error).splitlines() or [""])[0]
     kind = type(error).__name__
     return 1, f"prerank: unexpected {kind}: {reason}; run with --debug for the traceback"

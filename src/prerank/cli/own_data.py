@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prerank.cli.output import JsonOption, print_json, say, track
+from prerank.cli.output import JsonOption, print_json, say, suggest, track
 
-__all__ = ["import_table", "infer"]
+if TYPE_CHECKING:
+    from prerank.log.impressions import ImpressionReport
+
+__all__ = ["check_foreign", "check_options", "import_table", "infer"]
 
 
 def infer(
@@ -27,9 +30,9 @@ def infer(
     ] = 200_000,
     as_json: JsonOption = False,
 ) -> None:
-    """Draft the map of your own table: which column is what, with the evidence.
+    """Draft the map of your own table, with the evidence.
 
-    Read the draft, change what is wrong, then import with it.
+    The map says which column is what. Read the draft, change what is wrong, then import with it.
 
     Example: prerank data infer events.csv -o map.yaml
     """
@@ -58,30 +61,49 @@ def infer(
     for question in draft.questions:
         say(f"check: {question}")
     if out is not None:
-        say(f"next: read {out}, then: prerank data import parquet {src} LOG --map {out}")
+        say(f"read {out}, change what is wrong, then import:")
+        suggest(("data", "import", "parquet", src, "logs/own", "--map", out))
+
+
+def check_options(values: list[str] | None, map_file: Path | None) -> None:
+    """Raise unless the options fit the import of an own table."""
+    from prerank.errors import InputError
+
+    if map_file is None:
+        raise InputError("--map: missing; draft one with: prerank data infer SRC -o map.yaml")
+    if values:
+        raise InputError(f"--set {values[0]}: the map holds the values of an own table; edit it")
+
+
+def check_foreign(name: str, given: dict[str, object]) -> None:
+    """Raise if options of own tables were given for a public layout."""
+    from prerank.errors import InputError
+
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(f"{option}: only for your own table (data import parquet), not {name}")
 
 
 def import_table(
     src: str, out: Path, map_file: Path, *, split: str, memory: str | None
-) -> dict[str, Any]:
-    """Import a flat table with a map and split the log; returns the report as plain values."""
-    import msgspec
-
+) -> ImpressionReport:
+    """Import a flat table with a map, and split the log."""
     from prerank.errors import InputError
     from prerank.log import open_log, split_log
+    from prerank.log.format.files import check_free
     from prerank.log.impressions import from_impressions
     from prerank.log.impressions.infer import load_map
 
     if split not in ("time", "user-order"):
         raise InputError(f"--split {split}: expected time or user-order")
     mapping = load_map(map_file)
+    check_free(out)
     with track("importing", None) as progress:
         report = from_impressions(src, mapping, out, memory_limit=memory, progress=progress)
     by: Any = split
     split_log(open_log(out), by=by)
-    values: dict[str, Any] = msgspec.to_builtins(report)
-    for what in ("dropped", "conflicts"):
-        for name, count in values[what].items():
-            text = "rows dropped, null in" if what == "dropped" else "groups with several values of"
-            say(f"note: {count:,} {text} {name}")
-    return values
+    for name, count in report.dropped.items():
+        say(f"note: {count:,} rows were dropped, null in '{name}'")
+    for name, count in report.conflicts.items():
+        say(f"note: {count:,} groups have several values of {name}; the first was kept")
+    return report

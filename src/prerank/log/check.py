@@ -8,12 +8,16 @@ from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
+import pyarrow.parquet as pq
 
 from prerank.errors import InputError
 from prerank.log.feature_tally import FeatureTally
 from prerank.log.format.columns import Columns, first_bad_row, goes_back
+from prerank.log.format.decode import open_part
 from prerank.log.format.files import (
+    COLUMNS,
     DAMAGED,
+    ITEM_STATS,
     ITEMS,
     MANIFEST,
     REQUESTS,
@@ -26,6 +30,7 @@ from prerank.log.format.files import (
     log_id_of,
     read_json,
 )
+from prerank.log.format.layout import request_columns
 from prerank.log.log import Log
 from prerank.log.split import RowRanges, Splits, check_parts, load_splits
 from prerank.log.tally import Tally
@@ -154,9 +159,9 @@ class _Check:
                 found = self.attempt(name, lambda path=path: digest(path))  # type: ignore[misc]
                 if found not in (None, entry.sha256):
                     self.error(name, f"{_CHANGED}; restore the file or write the log again")
-        for folder in (REQUESTS, VOCAB):
-            for path in sorted((self.path / folder).glob("*.parquet")):
-                name = f"{folder}/{path.name}"
+        for folder in (REQUESTS, VOCAB, COLUMNS, ITEM_STATS):
+            for path in sorted((self.path / folder).rglob("*.parquet")):
+                name = str(path.relative_to(self.path))
                 if name not in manifest.files:
                     self.findings.append(
                         Finding("warning", name, f"not in {MANIFEST}; readers ignore the file")
@@ -186,6 +191,7 @@ class _Check:
             if name != "item":
                 self.attempt(f"{VOCAB}/{name}.parquet", lambda name=name: log.vocabulary(name))  # type: ignore[misc]
         items = self.attempt(ITEMS, lambda: log.items)
+        self.side_columns(log)
         tally = Tally(log.schema, parts, rule)
         features = FeatureTally(log.schema, items)
         num_bad = 0
@@ -208,6 +214,26 @@ class _Check:
         self.counts |= {**counts, **features.counts()}
         for where, message in (*tally.warnings(), *features.warnings()):
             self.findings.append(Finding("warning", where, message))
+
+    def side_columns(self, log: Log) -> None:
+        """Compare the row groups of side columns with those of the requests they stand beside."""
+        declared = {column.name for column in request_columns(log.schema)}
+        for name in log.manifest.files:
+            folder, _, rest = name.partition("/")
+            column, _, file = rest.partition("/")
+            part = f"{REQUESTS}/{file}"
+            if folder != COLUMNS:
+                continue
+            if column not in declared or part not in log.manifest.files:
+                what = f"column '{column}' of {SCHEMA}" if column not in declared else part
+                self.error(name, f"stands beside no {what}; {DAMAGED}")
+                continue
+            mine, theirs = (
+                self.attempt(n, lambda n=n: open_part(self.path / n))  # type: ignore[misc]
+                for n in (name, part)
+            )
+            if mine is not None and theirs is not None and _sizes(mine) != _sizes(theirs):
+                self.error(name, f"its row groups are not those of {part}; {DAMAGED}")
 
     def groups(self, log: Log) -> Iterator[tuple[int, Columns | None]]:
         """Yield every row group; None for one that cannot be read."""
@@ -255,6 +281,11 @@ class _Check:
             bad = first_bad_row(ranks < -1, candidates.offsets)
             if bad is not None:
                 yield f"'candidates.{name}' of request row {row[bad]} is negative; lists begin at 0"
+
+
+def _sizes(file: pq.ParquetFile) -> list[int]:
+    meta = file.metadata
+    return [meta.row_group(k).num_rows for k in range(meta.num_row_groups)]
 
 
 def _repeated(

@@ -132,7 +132,12 @@ class Log:
     @cached_property
     def items(self) -> ItemTable:
         """The item table (read at first use)."""
-        return ItemTable.load(self.path / ITEMS, self.schema)
+        return ItemTable.load(self.path / ITEMS, self.schema, has_grown=self._has_grown)
+
+    def _has_grown(self) -> bool:
+        """Whether the log has grown since it was opened; what it held then has not moved."""
+        now, mine = read_json(self.path / SCHEMA, Schema).lineage, self.schema.lineage
+        return now.log_id == mine.log_id and now.revision > mine.revision
 
     def vocabulary(self, name: str) -> Vocabulary:
         """Read a vocabulary; ``item`` comes from the item table."""
@@ -142,12 +147,11 @@ class Log:
             known = did_you_mean(name, self.schema.vocabularies)
             raise InputError(f"{self.path}: no vocabulary '{name}'; {known}")
         path = self.path / VOCAB / f"{name}.parquet"
-        vocab = Vocabulary.load(path, name)
-        if len(vocab) != self.schema.vocabularies[name]:
-            raise InputError(
-                f"{path}: {len(vocab)} rows, but {SCHEMA} counts {self.schema.vocabularies[name]}; "
-                f"{DAMAGED}"
-            )
+        vocab, size = Vocabulary.load(path, name), self.schema.vocabularies[name]
+        if len(vocab) > size and self._has_grown():
+            return Vocabulary.of(vocab.values[:size], name, where=str(path))
+        if len(vocab) != size:
+            raise InputError(f"{path}: {len(vocab)} rows, but {SCHEMA} counts {size}; {DAMAGED}")
         return vocab
 
     def request_times(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

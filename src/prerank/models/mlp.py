@@ -16,19 +16,8 @@ import torch
 from torch import Tensor
 
 from prerank.batch import Features, Inputs, Pairs, Rows, Scores
-from prerank.config import Config as BaseConfig
 from prerank.models.base import Model
-from prerank.nn import (
-    MLP,
-    FeatureEncoder,
-    FusedTables,
-    Histories,
-    HistoryPooling,
-    RowKind,
-    SplitLinear,
-    finish,
-    used_features,
-)
+from prerank.nn import MLP, Encoders, RowKind, SplitLinear, finish
 from prerank.schema import Schema
 
 __all__ = ["ItemState", "MLPPreranker", "RequestState"]
@@ -78,31 +67,24 @@ class MLPPreranker(Model):
     {'user': 8, 'context': 0, 'item': 8, 'cross': 8, 'candidate': 0}
     """
 
-    class Config(BaseConfig, frozen=True):
+    class Config(Encoders.Config, frozen=True):
         """Sizes of an MLP pre-ranker.
 
         Parameters
         ----------
-        tables : FusedTables.Config
-            Embeddings, shared by history and item side.
-        history : HistoryPooling.Config
-            How the events of a stream become one vector.
+        tables, history, exclude
+            Of :class:`~prerank.nn.Encoders`.
         tower : MLP.Config
             Hidden layers of either tower.
         width : int
             Width ``D`` of the towers' outputs.
         head : MLP.Config
             Layers over the crossing; the first one is split, so at least one.
-        exclude : tuple of str
-            Features not to read, as ``name`` or ``owner.name``.
         """
 
-        tables: FusedTables.Config = FusedTables.Config()
-        history: HistoryPooling.Config = HistoryPooling.Config()
         tower: MLP.Config = MLP.Config(hidden=(64,))
         width: int = 32
         head: MLP.Config = MLP.Config(hidden=(64, 32))
-        exclude: tuple[str, ...] = ()
 
         def build(self, schema: Schema) -> MLPPreranker:
             """Make the model for a schema."""
@@ -111,24 +93,16 @@ class MLPPreranker(Model):
     def __init__(self, schema: Schema, config: Config) -> None:
         super().__init__(schema)
         self.config = config
-        features = used_features(schema, exclude=config.exclude)
-        self.tables = config.tables.build_for(schema, features)
-        self.user = FeatureEncoder(schema, "user", self.tables, features=features)
-        self.item = FeatureEncoder(schema, "item", self.tables, features=features)
-        self.context = FeatureEncoder(schema, "context", self.tables, features=features)
-        self.candidate = FeatureEncoder(schema, "candidate", self.tables, features=features)
-        self.histories = Histories(
-            schema, self.item.width, self.tables, config.history, features=features
-        )
+        self.encode = Encoders(schema, config)
         D, H = config.width, config.head.hidden[0]
-        self.user_tower = config.tower.build(self.user.width + self.histories.width, D)
-        self.item_tower = config.tower.build(self.item.width, D)
+        self.user_tower = config.tower.build(self.encode.user_width, D)
+        self.item_tower = config.tower.build(self.encode.item_width, D)
         parts: dict[str, tuple[RowKind, int]] = {
             "user": ("request", D),
-            "context": ("request", self.context.width),
+            "context": ("request", self.encode.context_width),
             "item": ("item", D),
             "cross": ("candidate", D),
-            "candidate": ("candidate", self.candidate.width),
+            "candidate": ("candidate", self.encode.candidate_width),
         }
         # Two layers, not one of H + T outputs: products of an odd width are far slower.
         self.first = SplitLinear(parts, H)
@@ -148,20 +122,19 @@ class MLPPreranker(Model):
 
     def request_state(self, inputs: Inputs) -> RequestState:
         """Run the user tower and its block of the first layer, ``R`` rows."""
-        return self._request(inputs, self.item(inputs.items, self.tables))
+        return self._request(inputs, self.encode.item(inputs.items))
 
     def item_state(self, items: Features) -> ItemState:
         """Run the item tower and its block of the first layer, ``U`` rows."""
-        return self._item(self.item(items, self.tables))
+        return self._item(self.encode.item(items))
 
     def forward(self, inputs: Inputs) -> Scores:
         """Score all candidates; items are looked up once for history and item side."""
-        items_UE = self.item(inputs.items, self.tables)
+        items_UE = self.encode.item(inputs.items)
         return self.score(self._request(inputs, items_UE), self._item(items_UE), inputs.pairs)
 
     def _request(self, inputs: Inputs, items_UE: Tensor) -> RequestState:
-        histories = self.histories(inputs.history, items_UE, self.tables)
-        user_RE = torch.cat([self.user(inputs.user, self.tables), *histories], dim=1)
+        user_RE = self.encode.user(inputs, items_UE)
         vector_RD = self.user_tower(user_RE)
         first_RH = self.first.project("user", vector_RD)
         return RequestState(vector_RD, first_RH, self.skip.project("user", vector_RD))
@@ -175,10 +148,10 @@ class MLPPreranker(Model):
         """Cross the towers' outputs and run the head, ``I`` rows."""
         user_ID = request_state.vector.index_select(0, pairs.request_of)
         item_ID = item_state.vector.index_select(0, pairs.item_of)
-        context_RE = self.context(pairs.context, self.tables)
+        context_RE = self.encode.context(pairs.context)
         at_candidates = {
             "cross": user_ID * item_ID,
-            "candidate": self.candidate(pairs.candidate, self.tables),
+            "candidate": self.encode.candidate(pairs.candidate),
         }
 
         def crossed(layer: SplitLinear, user_RX: Tensor, item_UX: Tensor) -> Tensor:

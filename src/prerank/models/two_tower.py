@@ -17,17 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prerank.batch import Features, Inputs, Pairs, Rows, Scores
-from prerank.config import Config as BaseConfig
 from prerank.models.base import Model
-from prerank.nn import (
-    MLP,
-    FeatureEncoder,
-    FusedTables,
-    Histories,
-    HistoryPooling,
-    linear,
-    used_features,
-)
+from prerank.nn import MLP, Encoders, linear
 from prerank.schema import Schema
 
 __all__ = ["ItemState", "RequestState", "TwoTower"]
@@ -72,19 +63,17 @@ class TwoTower(Model):
     >>> label = Label(name="click")
     >>> schema = Schema(features=(item,), labels=(label,), vocabularies={"item": 100})
     >>> model = TwoTower.Config(width=8).build(schema)
-    >>> model.tables
+    >>> model.encode.tables
     FusedTables(1 vocabularies, (100, 16))
     """
 
-    class Config(BaseConfig, frozen=True):
+    class Config(Encoders.Config, frozen=True):
         """Sizes of a two tower.
 
         Parameters
         ----------
-        tables : FusedTables.Config
-            Embeddings, shared by history and item side.
-        history : HistoryPooling.Config
-            How the events of a stream become one vector.
+        tables, history, exclude
+            Of :class:`~prerank.nn.Encoders`.
         tower : MLP.Config
             Hidden layers of either tower.
         width : int
@@ -93,17 +82,12 @@ class TwoTower(Model):
             Normalise both vectors and divide by ``temperature`` (learned from there, per task).
         temperature : float
             Initial temperature of the cosine.
-        exclude : tuple of str
-            Features not to read, as ``name`` or ``owner.name``.
         """
 
-        tables: FusedTables.Config = FusedTables.Config()
-        history: HistoryPooling.Config = HistoryPooling.Config()
         tower: MLP.Config = MLP.Config(hidden=(64,))
         width: int = 32
         cosine: bool = False
         temperature: float = 0.1
-        exclude: tuple[str, ...] = ()
 
         def build(self, schema: Schema) -> TwoTower:
             """Make the model for a schema."""
@@ -112,43 +96,34 @@ class TwoTower(Model):
     def __init__(self, schema: Schema, config: Config) -> None:
         super().__init__(schema)
         self.config = config
-        features = used_features(schema, exclude=config.exclude)
-        self.tables = config.tables.build_for(schema, features)
-        self.user = FeatureEncoder(schema, "user", self.tables, features=features)
-        self.item = FeatureEncoder(schema, "item", self.tables, features=features)
-        self.context = FeatureEncoder(schema, "context", self.tables, features=features)
-        self.candidate = FeatureEncoder(schema, "candidate", self.tables, features=features)
-        self.histories = Histories(
-            schema, self.item.width, self.tables, config.history, features=features
-        )
+        self.encode = Encoders(schema, config)
         T, D = self.num_tasks, config.width
-        self.user_tower = config.tower.build(self.user.width + self.histories.width, T * D)
-        self.item_tower = config.tower.build(self.item.width, D)
-        self.item_bias = linear(self.item.width, T)
-        if self.context.width:
-            self.context_query = nn.Linear(self.context.width, T * D)
-            self.context_bias = nn.Linear(self.context.width, T)
-        if self.candidate.width:
-            self.candidate_linear = nn.Linear(self.candidate.width, T, bias=False)
+        self.user_tower = config.tower.build(self.encode.user_width, T * D)
+        self.item_tower = config.tower.build(self.encode.item_width, D)
+        self.item_bias = linear(self.encode.item_width, T)
+        if self.encode.context_width:
+            self.context_query = nn.Linear(self.encode.context_width, T * D)
+            self.context_bias = nn.Linear(self.encode.context_width, T)
+        if self.encode.candidate_width:
+            self.candidate_linear = nn.Linear(self.encode.candidate_width, T, bias=False)
         if config.cosine:
             self.log_scale_T = nn.Parameter(torch.full((T,), -math.log(config.temperature)))
 
     def request_state(self, inputs: Inputs) -> RequestState:
         """Run the user tower, ``R`` rows."""
-        return self._request(inputs, self.item(inputs.items, self.tables))
+        return self._request(inputs, self.encode.item(inputs.items))
 
     def item_state(self, items: Features) -> ItemState:
         """Run the item tower, ``U`` rows."""
-        return self._item(self.item(items, self.tables))
+        return self._item(self.encode.item(items))
 
     def forward(self, inputs: Inputs) -> Scores:
         """Score all candidates; items are looked up once for history and item side."""
-        items_UE = self.item(inputs.items, self.tables)
+        items_UE = self.encode.item(inputs.items)
         return self.score(self._request(inputs, items_UE), self._item(items_UE), inputs.pairs)
 
     def _request(self, inputs: Inputs, items_UE: Tensor) -> RequestState:
-        histories = self.histories(inputs.history, items_UE, self.tables)
-        user_RE = torch.cat([self.user(inputs.user, self.tables), *histories], dim=1)
+        user_RE = self.encode.user(inputs, items_UE)
         return RequestState(self.user_tower(user_RE).view(-1, self.num_tasks, self.config.width))
 
     def _item(self, items_UE: Tensor) -> ItemState:
@@ -160,8 +135,8 @@ class TwoTower(Model):
     def score(self, request_state: RequestState, item_state: ItemState, pairs: Pairs) -> Scores:
         """Take the dot products of candidates with their requests, ``I`` rows."""
         query_RTD = request_state.vector
-        if self.context.width:
-            context_RE = self.context(pairs.context, self.tables)
+        if self.encode.context_width:
+            context_RE = self.encode.context(pairs.context)
             query_RTD = query_RTD + self.context_query(context_RE).view_as(query_RTD)
         if self.config.cosine:
             query_RTD = F.normalize(query_RTD, dim=-1) * self.log_scale_T.exp().unsqueeze(1)
@@ -169,9 +144,9 @@ class TwoTower(Model):
         vector_ID = item_state.vector.index_select(0, pairs.item_of)
         logits_IT = (query_ITD * vector_ID.unsqueeze(1)).sum(-1)
         logits_IT = logits_IT + item_state.bias.index_select(0, pairs.item_of)
-        if self.context.width:
+        if self.encode.context_width:
             logits_IT = logits_IT + self.context_bias(context_RE).index_select(0, pairs.request_of)
-        if self.candidate.width:
-            candidate_IE = self.candidate(pairs.candidate, self.tables)
+        if self.encode.candidate_width:
+            candidate_IE = self.encode.candidate(pairs.candidate)
             logits_IT = logits_IT + self.candidate_linear(candidate_IE)
         return Scores(logits_IT)

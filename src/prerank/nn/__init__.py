@@ -1,5 +1,6 @@
 """Blocks that several models share; each works on CPU or GPU, in float32 or float64."""
 
+from prerank.nn.encoders import Encoders
 from prerank.nn.features import FeatureEncoder, used_features
 from prerank.nn.history import Histories, HistoryPooling
 from prerank.nn.linear import RowKind, SplitLinear
@@ -8,6 +9,7 @@ from prerank.nn.tables import FusedTables
 
 __all__ = [
     "MLP",
+    "Encoders",
     "FeatureEncoder",
     "FusedTables",
     "Histories",

@@ -6,17 +6,21 @@ Shapes: ``V`` vocabularies, ``N`` rows looked up, ``C`` columns of ids, ``D`` wi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from prerank.config import Config as BaseConfig
 from prerank.jagged import Jagged
 from prerank.schema import NUM_RESERVED, Feature, Schema
 
-__all__ = ["FusedTables"]
+__all__ = ["FusedTables", "gather_rows"]
+
+_FEW = 4096
+"""Lookups below which ``F.embedding`` costs less than what sets up the faster one."""
 
 
 class FusedTables(nn.Module):
@@ -120,7 +124,7 @@ class FusedTables(nn.Module):
         """
         assert self._in_range(ids, columns), "id outside its vocabulary"
         rows = ids + self.starts[columns]
-        return _wide(F.embedding(rows, self.weight, sparse=self.config.sparse))
+        return _wide(_look_up(self.weight, rows, sparse=self.config.sparse))
 
     def pooled(self, ids: Jagged, column: Tensor) -> Tensor:
         """Return the mean embedding of each row of ids, ``[N, D]``; empty rows give 0.
@@ -147,12 +151,67 @@ class FusedTables(nn.Module):
         # A look at the values would stall an accelerator and break a compiled graph.
         if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
             return True
-        low_C, high_C = ids.aminmax(dim=0)
-        return bool((low_C >= 0).all() and (high_C < self.sizes[columns]).all())
+        return bool(ids.amin() >= 0 and (ids.amax(0) < self.sizes[columns]).all())
 
     def extra_repr(self) -> str:
         """Describe the tables in ``repr(model)``."""
         return f"{len(self.vocabularies)} vocabularies, {tuple(self.weight.shape)}"
+
+
+def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """Return ``table[rows]`` without a gradient, fast on CPU where the table exceeds the caches.
+
+    Parameters
+    ----------
+    table : Tensor ``[V, D]``
+        Floating point.
+    rows : Tensor ``[...]`` int64
+        Row numbers.
+
+    Returns
+    -------
+    Tensor ``[..., D]``
+
+    Examples
+    --------
+    >>> gather_rows(torch.eye(3), torch.tensor([2, 0]))
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
+    table = table.detach()
+    if table.device.type != "cpu" or rows.numel() < _FEW or torch.compiler.is_compiling():
+        return F.embedding(rows, table)
+    # Bags of one row each: their kernel fetches rows ahead, which that of single rows does not.
+    each = torch.arange(rows.numel())
+    bags = F.embedding_bag(rows.reshape(-1), table, each, mode="sum")
+    return bags.view(*rows.shape, table.shape[1])
+
+
+class _Lookup(torch.autograd.Function):
+    """``F.embedding`` with a sparse gradient, by :func:`gather_rows`."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = weight.shape
+        return gather_rows(weight, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        values = grad.reshape(-1, ctx.shape[1])
+        index = rows.reshape(1, -1)
+        return torch.sparse_coo_tensor(index, values, ctx.shape, check_invariants=False), None
+
+
+def _look_up(weight: Tensor, rows: Tensor, *, sparse: bool) -> Tensor:
+    if not (weight.requires_grad and torch.is_grad_enabled()):
+        return gather_rows(weight, rows)
+    if sparse and rows.numel() >= _FEW and not torch.compiler.is_compiling():
+        looked_up: Tensor = _Lookup.apply(weight, rows)  # type: ignore[no-untyped-call]
+        return looked_up
+    return F.embedding(rows, weight, sparse=sparse)
 
 
 def _wide(x: Tensor) -> Tensor:

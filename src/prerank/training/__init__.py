@@ -7,16 +7,21 @@ from prerank.training.interrupt import InterruptedRunError
 from prerank.training.optim import RowWiseAdagrad
 from prerank.training.run import Run, load_run, read_run
 from prerank.training.sitting import FitReport
+from prerank.training.warm import Drift, Start, WarmStart, warm_start
 
 __all__ = [
     "Combine",
+    "Drift",
     "FitConfig",
     "FitReport",
     "InterruptedRunError",
     "Run",
     "RowWiseAdagrad",
+    "Start",
     "Sum",
+    "WarmStart",
     "fit",
     "load_run",
     "read_run",
+    "warm_start",
 ]

@@ -9,6 +9,7 @@ import torch
 
 from prerank.errors import InputError
 from prerank.log import Part, Transforms
+from prerank.log.format.files import write_json
 from prerank.models.base import Model
 from prerank.objectives.base import Objective
 from prerank.training import distributed
@@ -19,6 +20,7 @@ from prerank.training.loop import Trainer
 from prerank.training.metrics_log import MetricsLog
 from prerank.training.run import METRICS, RunFolder, describe_run, fill_model
 from prerank.training.sitting import FitReport, Sitting
+from prerank.training.warm import DRIFT, Start
 
 __all__ = ["fit"]
 
@@ -31,6 +33,7 @@ def fit(
     valid: Part | None = None,
     config: FitConfig | None = None,
     combine: Combine | None = None,
+    start: Start | None = None,
     out: Path | str | None = None,
     progress: bool = True,
     device: str | torch.device = "cpu",
@@ -57,6 +60,8 @@ def fit(
         Default: ``FitConfig()``.
     combine : Combine, optional
         How parts become a gradient; default :class:`Sum`.
+    start : Start, optional
+        What :func:`warm_start` returned for this model.
     out : path, optional
         Folder of the run. Without it nothing is written.
     progress : bool
@@ -108,6 +113,7 @@ def fit(
     combine = combine or Sum()
     _check(train, valid, config)
     run = describe_run(model, objective, combine, config, train=train, valid=valid)
+    run.origin = start.origin if start else None
     folder = None
     if out is not None:
         path = Path(out)
@@ -128,6 +134,10 @@ def fit(
         log=MetricsLog(folder.path / METRICS if folder is not None and is_first else None),
         device=torch.device(device),
     )
+    if start is not None:
+        trainer.load_optimisers(start.optimisers)
+        if folder is not None and is_first:
+            write_json(start.drift, folder.path / DRIFT)
     sitting = Sitting(trainer, train, valid, folder)
     try:
         return sitting.run(progress=progress and is_first)

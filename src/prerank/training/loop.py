@@ -130,6 +130,7 @@ class Trainer:
         self.total_steps = min(whole, config.max_steps or whole)
         self.log = log
         self.device = device
+        self._is_cpu = device.type == "cpu"
         self.optimisers = build_optimisers(model, config)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.state = TrainerState()
@@ -157,11 +158,16 @@ class Trainer:
         """
         state, config = self.state, self.config
         keys = (config.seed, state.step, *([distributed.rank()] if distributed.rank() else []))
-        torch.manual_seed(int(hash64(_DROPOUT, *keys) >> np.uint64(1)))
+        number = int(hash64(_DROPOUT, *keys) >> np.uint64(1))
+        # torch.manual_seed looks for every kind of device there might be, at each update.
+        seed = torch.default_generator.manual_seed if self._is_cpu else torch.manual_seed
+        seed(number)
         self._set_rates()
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         num_candidates = batch.num_candidates
-        batch = batch.to(self.device)
+        if not self._is_cpu:
+            batch = batch.to(self.device)
         for parameter in self.parameters:
             parameter.grad = None
         values: dict[str, Tensor] = {}
@@ -265,9 +271,13 @@ class Trainer:
         """Go back to where a checkpoint was written."""
         self.state = msgspec.convert(checkpoint.state, TrainerState)
         self.load_weights(checkpoint)
+        self.load_optimisers(checkpoint.tensors)
+
+    def load_optimisers(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the state of optimisers from tensors named as in a checkpoint."""
         names = named_parameters(self.model)
         for key, optimiser in self.optimisers.items():
-            restore_optimiser(optimiser, names, _under(key, checkpoint.tensors))
+            restore_optimiser(optimiser, names, _under(key, tensors))
 
     def same_weights(self) -> None:
         """Give all processes the weights of process 0."""

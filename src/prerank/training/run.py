@@ -35,6 +35,7 @@ from prerank.training.config import FitConfig
 
 __all__ = [
     "Description",
+    "Origin",
     "Run",
     "RunFolder",
     "TrainedRows",
@@ -66,6 +67,30 @@ class TrainedRows(msgspec.Struct, frozen=True):
     rows: list[tuple[int, int]]
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """The run that a run was started from.
+
+    Parameters
+    ----------
+    run : str
+        Its folder, as it was given.
+    weights_sha256 : str
+        Digest of its weights.
+    keep_optimizer : bool
+        Whether the state of its optimisers was kept.
+    noise_std : float
+        Of the rows of ids that are new.
+    seen : list of TrainedRows
+        What it and the runs before it were trained on.
+    """
+
+    run: str
+    weights_sha256: str
+    keep_optimizer: bool
+    noise_std: float
+    seen: list[TrainedRows]
+
+
 class Run(msgspec.Struct, kw_only=True):
     """Contents of ``run.json``.
 
@@ -87,6 +112,8 @@ class Run(msgspec.Struct, kw_only=True):
         Steps, samples, samples per second, why it stopped, best evaluation.
     weights_sha256 : str
         Digest of ``model.safetensors``.
+    origin : Origin, optional
+        The run it was started from.
     """
 
     status: Literal["starting", "running", "complete"] = "starting"
@@ -99,7 +126,14 @@ class Run(msgspec.Struct, kw_only=True):
     versions: dict[str, str] = {}
     report: dict[str, Any] = {}
     weights_sha256: str = ""
+    origin: Origin | None = None
     version: Literal[1] = 1
+
+    @property
+    def seen(self) -> list[TrainedRows]:
+        """All requests that its weights have seen, those of the runs before it included."""
+        before = self.origin.seen if self.origin else []
+        return [*before, self.parts["train"]]
 
 
 def describe_run(
@@ -234,6 +268,8 @@ def _refuse_difference(path: Path, found: Run, run: Run) -> None:
 def _identity(run: Run) -> dict[str, Any]:
     kept = ("model", "objective", "combine", "fit", "parts", "transforms")
     values = {name: msgspec.to_builtins(getattr(run, name)) for name in kept}
+    if run.origin is not None:  # a folder may have been moved
+        values["origin"] = {**msgspec.to_builtins(run.origin), "run": ""}
     values["fit"] = {k: v for k, v in values["fit"].items() if k not in _FREE}
     return values
 

@@ -43,9 +43,9 @@ class Encoder:
         self._last_time: int | None = None
         self._id_type: pa.DataType | None = None
 
-    def start_after(self, time: int) -> None:
-        """Refuse requests earlier than this time (ms)."""
-        self._last_time = time
+    def start_after(self, time: int, ids: pa.DataType) -> None:
+        """Refuse requests earlier than this time (ms), or with request ids of another type."""
+        self._last_time, self._id_type = time, ids
 
     def requests(self, table: pa.Table) -> pa.Table:
         """Encode one table of request rows; see ``write_log`` for its columns.

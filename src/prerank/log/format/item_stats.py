@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from prerank.errors import InputError
 from prerank.log.format.files import DAMAGED, read_table
@@ -43,8 +44,8 @@ class ItemStats:
     values: dict[str, npt.NDArray[np.float32]]
 
     @classmethod
-    def load(cls, path: Path, names: Sequence[str]) -> ItemStats:
-        """Read the statistics of a log.
+    def load(cls, path: Path, names: Sequence[str], num_items: int) -> ItemStats:
+        """Read the statistics of a log of so many items.
 
         Raises
         ------
@@ -52,11 +53,35 @@ class ItemStats:
             The file is missing, damaged, or lacks a feature of the schema.
         """
         table = read_table(path, ["item", "valid_from_ms", *names])
+        for name, kind in (("item", pa.int32()), ("valid_from_ms", pa.int64())):
+            if table[name].type != kind or table[name].null_count:
+                raise InputError(
+                    f"{path}: column '{name}' is {table[name].type} with "
+                    f"{table[name].null_count} nulls, expected {kind} without; {DAMAGED}"
+                )
+        values = {}
+        for name in names:
+            if table[name].type != pa.float32():
+                raise InputError(
+                    f"{path}: column '{name}' is {table[name].type}, expected float; {DAMAGED}"
+                )
+            values[name] = table[name].to_numpy()
+            # A null is a value that does not exist; all others are numbers.
+            if (
+                np.isinf(values[name]).any()
+                or np.isnan(values[name]).sum() > table[name].null_count
+            ):
+                raise InputError(
+                    f"{path}: column '{name}' has values that are not finite; {DAMAGED}"
+                )
+        item = table["item"].to_numpy()
+        if len(item) and not 0 <= item.min() <= item.max() < num_items:
+            raise InputError(f"{path}: an item is outside the log's {num_items} rows; {DAMAGED}")
         moments, moment = np.unique(table["valid_from_ms"].to_numpy(), return_inverse=True)
-        keys = table["item"].to_numpy().astype(np.int64) * max(len(moments), 1) + moment
+        keys = item.astype(np.int64) * max(len(moments), 1) + moment
         if len(keys) and (np.diff(keys) <= 0).any():
             raise InputError(f"{path}: rows are not by item and time, each once; {DAMAGED}")
-        return cls(moments, keys, {name: table[name].to_numpy() for name in names})
+        return cls(moments, keys, values)
 
     def lookup(self, name: str, item: npt.NDArray[Any], time: npt.NDArray[Any]) -> Floats:
         """Return the value of each item ``[N]`` strictly before each time ``[N]`` (ms).

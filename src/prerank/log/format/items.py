@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,10 @@ class ItemTable:
         return len(self.ids)
 
     @classmethod
-    def load(cls, path: Path, schema: Schema) -> ItemTable:
-        """Read ``items.parquet``.
+    def load(
+        cls, path: Path, schema: Schema, *, has_grown: Callable[[], bool] = lambda: False
+    ) -> ItemTable:
+        """Read ``items.parquet``; of one that has grown only the rows that the schema counts.
 
         Raises
         ------
@@ -57,6 +60,9 @@ class ItemTable:
         """
         columns = item_columns(schema)
         table = read_table(path, ["item_id", *(c.name for c in columns)])
+        num_rows = table.num_rows
+        if num_rows > schema.size("item") and has_grown():
+            table = table.slice(0, schema.size("item"))
         ids = Vocabulary.of(table["item_id"].combine_chunks(), "item", where=str(path))
         if len(ids) != schema.size("item"):
             raise InputError(
@@ -80,5 +86,5 @@ class ItemTable:
         names = [f.name for f in schema.features if f.of == ITEM_STATS_FEATURE]
         stats = None
         if names:
-            stats = ItemStats.load(path.parent / ITEM_STATS / "part-00000.parquet", names)
+            stats = ItemStats.load(path.parent / ITEM_STATS / "part-00000.parquet", names, num_rows)
         return cls(ids, scalars, groups, stats)

@@ -15,11 +15,12 @@ from prerank.errors import InputError
 from prerank.log.format.files import DAMAGED, first_line, read_table, write_table
 from prerank.schema import NUM_RESERVED
 
-__all__ = ["MISSING_ROW", "UNKNOWN_ROW", "Vocabulary", "check_index"]
+__all__ = ["MISSING_ROW", "NEVER", "UNKNOWN_ROW", "Vocabulary", "check_index"]
 
 MISSING_ROW = 0
 UNKNOWN_ROW = 1
-_NEVER = np.iinfo(np.int64).max
+NEVER = np.iinfo(np.int64).max
+"""``first_seen_ms`` of a value that no request had yet, inside a vocabulary."""
 
 
 class Vocabulary:
@@ -125,9 +126,9 @@ class Vocabulary:
     def _see(
         self, table: npt.NDArray[Any], codes: npt.NDArray[Any], times: npt.NDArray[np.int64]
     ) -> None:
-        grown = np.full(len(self._values), _NEVER, dtype=np.int64)
+        grown = np.full(len(self._values), NEVER, dtype=np.int64)
         grown[: len(self._first_seen)] = self._first_seen
-        earliest = np.full(len(table), _NEVER, dtype=np.int64)
+        earliest = np.full(len(table), NEVER, dtype=np.int64)
         np.minimum.at(earliest, codes, times)
         known = table[:-1] - NUM_RESERVED
         grown[known] = np.minimum(grown[known], earliest[:-1])
@@ -140,9 +141,9 @@ class Vocabulary:
     @property
     def first_seen_ms(self) -> pa.Array:
         """Earliest time of each row in ms; null where never seen in a request."""
-        times = np.full(len(self), _NEVER, dtype=np.int64)
+        times = np.full(len(self), NEVER, dtype=np.int64)
         times[NUM_RESERVED : NUM_RESERVED + len(self._first_seen)] = self._first_seen
-        return pa.array(times, mask=times == _NEVER)
+        return pa.array(times, mask=times == NEVER)
 
     def digest(self, size: int | None = None) -> str:
         """Return a fingerprint of the first ``size`` rows: equal prefix, equal indices."""
@@ -165,7 +166,7 @@ class Vocabulary:
         if table["first_seen_ms"].type != pa.int64():
             found = table["first_seen_ms"].type
             raise InputError(f"{path}: column 'first_seen_ms' holds {found}, expected int64")
-        times = pc.fill_null(table["first_seen_ms"], _NEVER).to_numpy()
+        times = pc.fill_null(table["first_seen_ms"], NEVER).to_numpy()
         check_index(table["index"], path)
         return cls.of(table["value"].combine_chunks(), name, times, where=str(path))
 

@@ -5,27 +5,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prerank.errors import InputError
 from prerank.log.format.columns import CANDIDATES
 from prerank.log.format.encode import Encoder
 from prerank.log.format.files import ITEMS, REQUESTS, SPLITS, VOCAB, read_table, write_table
 from prerank.log.format.parts import PartWriter
+from prerank.log.format.vocab import NEVER, Vocabulary
 from prerank.log.growth.revise import revise
 from prerank.log.log import Log
 from prerank.log.split import load_splits, save_splits
 from prerank.log.write import WriteReport, item_table
-from prerank.schema import NUM_RESERVED
+from prerank.schema import ITEM_STATS_FEATURE, NUM_RESERVED, Feature, Schema
 
-if TYPE_CHECKING:
-    from prerank.schema import Schema
-
-__all__ = ["append_log"]
+__all__ = ["append_log", "compatible"]
 
 
 def append_log(
@@ -62,15 +60,19 @@ def append_log(
     """
     with revise(path) as revision:
         log = revision.log
-        names = log.schema.vocabularies
-        encoder = Encoder(log.schema, {name: log.vocabulary(name) for name in names})
-        encoder.start_after(last_time(log))
+        if part is not None:
+            _check_new(part, revision.folder)
+        encoder = Encoder(log.schema, _vocabularies(log))
+        last = last_time(log)
+        encoder.start_after(last, _id_type(log))
         before = {name: len(vocab) for name, vocab in encoder.vocabularies.items()}
         fresh = None if items is None else encoder.items(_unknown(items, log))
         number = sum(name.startswith(f"{REQUESTS}/") for name in log.manifest.files)
         folder = revision.folder / REQUESTS
         with contextlib.closing(PartWriter(folder, first_part=number)) as writer:
             for table in requests:
+                if not encoder.counts["requests"]:
+                    _check_later(table, last, log)
                 writer.add(encoder.requests(table))
                 if progress is not None:
                     progress(table.num_rows)
@@ -108,6 +110,34 @@ def last_time(log: Log) -> int:
     return int(last.scalars["time"][-1])
 
 
+def _vocabularies(log: Log) -> dict[str, Vocabulary]:
+    """Return the log's vocabularies with the times at which values were first seen."""
+    vocabularies = {name: log.vocabulary(name) for name in log.schema.vocabularies}
+    times = pc.fill_null(read_table(log.path / ITEMS, ["first_seen_ms"])["first_seen_ms"], NEVER)
+    ids = vocabularies["item"].values
+    vocabularies["item"] = Vocabulary.of(ids, "item", times.to_numpy(), where=ITEMS)
+    return vocabularies
+
+
+def _id_type(log: Log) -> pa.DataType:
+    first = next(log.read([0], ["request_id"])).scalars["request_id"]
+    return pa.array(first).type
+
+
+def _check_later(table: pa.Table, last: int, log: Log) -> None:
+    """Say plainly where the new requests begin before the old ones end."""
+    if not (table.num_rows and {"time", "request_id"} <= set(table.column_names)):
+        return
+    first = table["time"][0]
+    when = first.cast(pa.timestamp("ms")) if pa.types.is_integer(first.type) else None
+    if when is not None and first.as_py() < last:
+        end = pa.scalar(last, pa.timestamp("ms"))
+        raise InputError(
+            f"{log.path}: request {table['request_id'][0]} is of {when} UTC, but the log reaches "
+            f"to {end} UTC; append only requests that come later"
+        )
+
+
 def _unknown(items: pa.Table, log: Log) -> pa.Table:
     if "item_id" not in items.column_names:
         return items
@@ -115,10 +145,13 @@ def _unknown(items: pa.Table, log: Log) -> pa.Table:
     return items.filter(pa.array(~known))
 
 
+def _check_new(part: str, folder: Path) -> None:
+    if part in load_splits(folder).parts:
+        raise InputError(f"part '{part}' exists already; choose another name")
+
+
 def _add_part(folder: Path, part: str, start: int, stop: int) -> None:
     splits = load_splits(folder)
-    if part in splits.parts:
-        raise InputError(f"part '{part}' exists already; choose another name")
     rows = {
         name: np.concatenate([np.arange(a, b) for a, b in pairs] or [np.zeros(0, np.int64)])
         for name, pairs in splits.parts.items()
@@ -129,11 +162,36 @@ def _add_part(folder: Path, part: str, start: int, stop: int) -> None:
     save_splits(folder, rows, stop, rule=rule)
 
 
+_SAME = (
+    *("streams", "stages", "sources", "tasks", "engaged", "time_unit", "version"),
+    *("has_weight", "has_propensity", "has_sample_prob", "has_scored_online"),
+)
+
+
 def compatible(source: Schema, target: Schema) -> str | None:
-    """Return why rows of one schema cannot be appended to a log of another, or None."""
-    for field in (f.name for f in msgspec.structs.fields(type(source))):
-        if field in ("vocabularies", "lineage"):
-            continue
+    """Return why rows of one schema cannot be appended to a log of another, or None.
+
+    The log may have gained labels, scores, ranks, channels and item statistics that the rows
+    lack: they are null there.
+    """
+    theirs, ours = _stored_features(source), _stored_features(target)
+    for key in {**theirs, **ours}:
+        if theirs.get(key) != ours.get(key):
+            owner, stream, name = key
+            what = f"{owner} feature '{name}'" + (f" of '{stream}'" if stream else "")
+            side = "differs" if key in theirs and key in ours else "is in one of the two only"
+            return f"{what} {side}"
+    for field in _SAME:
         if getattr(source, field) != getattr(target, field):
-            return f"its {field} differ"
+            return f"'{field}' is {getattr(source, field)}, in the log {getattr(target, field)}"
+    for field in ("labels", "scores", "ranks", "channels"):
+        more = [v for v in getattr(source, field) if v not in getattr(target, field)]
+        if more:
+            name = getattr(more[0], "name", more[0])
+            return f"'{field}' has '{name}', which the log lacks or declares differently"
     return None
+
+
+def _stored_features(schema: Schema) -> dict[tuple[str, str, str], Feature]:
+    features = (f for f in schema.features if f.of != ITEM_STATS_FEATURE)
+    return {(f.owner, f.stream, f.name): f for f in features}

@@ -99,8 +99,13 @@ def revise(path: str | Path) -> Iterator[Revision]:
     PrerankError
         A file cannot be written; the log stays as it was.
     """
-    path = Path(os.path.normpath(path))
+    given, path = path, Path(os.path.realpath(path))  # a link keeps pointing where it did
+    if not path.is_dir():
+        open_log(given)  # says what is wrong
     with _locked(path):
+        for left in path.parent.glob(f".{path.name}.*.partial"):  # a killed process's
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
         log = open_log(path)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
@@ -117,24 +122,33 @@ def revise(path: str | Path) -> Iterator[Revision]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    if not path.is_dir():
-        open_log(path)  # says what is wrong
     lock = path.with_name(f".{path.name}.lock")
+    while True:
+        try:
+            handle = lock.open("w")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be changed: {error.strerror or error}") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(
+                    f"{path}: another process is changing this log; try again when it is done"
+                ) from None
+            if not _is_file_of(handle.fileno(), lock):
+                continue  # its holder removed it between our opening and locking it
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _is_file_of(descriptor: int, path: Path) -> bool:
     try:
-        handle = lock.open("w")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be changed: {error.strerror}") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{path}: another process is changing this log; try again when it is done"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _link(source: str, target: str) -> str:
@@ -147,14 +161,27 @@ def _link(source: str, target: str) -> str:
 
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders in one step where the system can; else by two renames."""
-    with contextlib.suppress(AttributeError, OSError):
-        libc = ctypes.CDLL(None, use_errno=True)
-        names = os.fsencode(new), os.fsencode(old)
-        if libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
-            return
-        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if _swap(os.fsencode(new), os.fsencode(old)):
+        return
     aside = old.with_name(f".{old.name}.{uuid.uuid4().hex[:8]}.old")
     old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(new: bytes, old: bytes) -> bool:
+    """Swap two names in one step; False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    if rename(_AT_FDCWD, new, _AT_FDCWD, old, _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code))

@@ -6,7 +6,8 @@ column, ``NAME``; it stands in for that column of the request file. The log itse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,15 @@ from prerank.schema import NUM_RESERVED, Label, Schema
 
 __all__ = ["JoinReport", "add_columns", "join_labels"]
 
+_KEYS = ("request_id", "item")
 Values = Mapping[str, npt.NDArray[Any]]
+Compute = Callable[[Columns], Values]
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def add_columns(
     path: str | Path,
-    schema: Schema,
-    names: tuple[str, ...],
-    compute: Callable[[Log, Columns], Values],
+    plan: Callable[[Log], tuple[Schema, Sequence[str], Compute]],
     *,
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -43,18 +45,25 @@ def add_columns(
     ----------
     path : path
         The log.
-    schema : Schema
-        Of the changed log, which declares the columns.
-    names : tuple of str
-        Columns as named in a request row: ``labels.NAME``, ``candidates.score.NAME``,
-        ``observed_until``.
-    compute : callable
-        ``(log, columns) -> {name: values}`` for one row group, ``request_id`` included: float32
-        ``[I]`` for lists (NaN = null), int64 ``[R]`` for ``observed_until``.
+    plan : callable
+        Given the log as it is when no one else can change it, returns the schema of the changed
+        log, which declares the columns; their names as in a request row (``labels.NAME``,
+        ``candidates.score.NAME``, ``observed_until``); and ``compute``: columns of one row group,
+        ``request_id`` included, to values by name, float32 ``[I]`` for lists (NaN = null), int64
+        ``[R]`` for ``observed_until``.
+    progress : callable, optional
+        Called with the number of requests just done.
+
+    Raises
+    ------
+    InputError
+        A name that cannot be a column; a value that is infinite.
     """
     with revise(path) as revision:
         log = revision.log
-        revision.schema = schema
+        revision.schema, names, compute = plan(log)
+        for name in names:
+            _check_name(name)
         writers: dict[str, pq.ParquetWriter] = {}
         current = ""
         try:
@@ -63,7 +72,7 @@ def add_columns(
                 if file != current:
                     _close(writers)
                     writers, current = {}, file
-                values = compute(log, columns)
+                values = compute(columns)
                 for name in names:
                     table = pa.table({name: _array(name, values[name], columns)})
                     if name not in writers:
@@ -71,11 +80,20 @@ def add_columns(
                         writers[name] = pq.ParquetWriter(
                             target, table.schema, compression="zstd", write_page_checksum=True
                         )
-                    writers[name].write_table(table, row_group_size=table.num_rows or 1)
+                    writers[name].write_table(table, row_group_size=table.num_rows)
                 if progress is not None:
                     progress(columns.num_requests)
         finally:
             _close(writers)
+
+
+def _check_name(column: str) -> None:
+    name = column.removeprefix("labels.").removeprefix("candidates.score.")
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"column '{column}': a name is of letters, digits, '_', '.' and '-' "
+            "and begins with a letter or digit"
+        )
 
 
 def _close(writers: dict[str, pq.ParquetWriter]) -> None:
@@ -87,6 +105,8 @@ def _array(name: str, values: npt.NDArray[Any], columns: Columns) -> pa.Array:
     if name == "observed_until":
         return pa.array(values.astype(np.int64))
     flat = values.astype(np.float32)
+    if np.isinf(flat).any():
+        raise InputError(f"column '{name}': a value is infinite; expected numbers or null")
     offsets = columns.candidates.offsets.astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat, mask=np.isnan(flat)))
 
@@ -123,8 +143,8 @@ def join_labels(
     path : path
         The log.
     late : pyarrow.Table
-        ``request_id``, ``item`` (raw) and one column per label. A null leaves what is stored; of
-        repeated rows the last value counts.
+        ``request_id``, ``item`` (raw) and one column per label, all others. A null leaves what is
+        stored; of repeated rows the last value counts.
     observed_until : int, optional
         Until when feedback has now been collected (ms); never moves back.
     window_ms : mapping of str to int, optional
@@ -138,66 +158,88 @@ def join_labels(
     Raises
     ------
     InputError
-        No label column, a missing key column, keys of another type than the log's.
+        No label column, a missing key column, keys of another type than the log's, a value that
+        is no number, a window of a label that has another one or is not joined.
     """
-    log = Log(Path(path))
-    keys = ("request_id", "item")
-    for key in keys:
+    for key in _KEYS:
         if key not in late.column_names:
             raise InputError(f"labels: no column '{key}'; {did_you_mean(key, late.column_names)}")
-    labels = [name for name in late.column_names if name not in keys]
+    labels = [name for name in late.column_names if name not in _KEYS]
     if not labels:
         raise InputError("labels: no label column beside request_id and item")
-    known = {label.name for label in log.schema.labels}
-    new = tuple(Label(name=n, window_ms=(window_ms or {}).get(n)) for n in labels if n not in known)
-    schema = msgspec.structs.replace(log.schema, labels=(*log.schema.labels, *new))
-    table = _Late(late, labels, log)
     matched = np.zeros(late.num_rows, dtype=np.bool_)
     changed = dict.fromkeys(labels, 0)
 
-    def compute(opened: Log, columns: Columns) -> Values:
-        rows, position = table.find(columns)
-        matched[rows] = True
-        out: dict[str, npt.NDArray[Any]] = {}
-        group = columns.groups[CANDIDATES]
-        for name in labels:
-            key = f"labels.{name}"
-            nothing = np.full(int(group.offsets[-1]), np.nan, dtype=np.float32)
-            stored = group.values.get(key, nothing).astype(np.float32)
-            fresh = table.values[name][rows]
-            given = ~np.isnan(fresh)
-            merged = stored.copy()
-            merged[position[given]] = fresh[given]
-            same = (merged == stored) | (np.isnan(merged) & np.isnan(stored))
-            changed[name] += int((~same).sum())
-            out[key] = merged
-        if observed_until is not None:
-            out["observed_until"] = np.maximum(columns.scalars["observed_until"], observed_until)
-        return out
+    def plan(log: Log) -> tuple[Schema, list[str], Compute]:
+        schema = _with_labels(log.schema, labels, window_ms or {})
+        table = _Late(late, labels, log)
 
-    names = [f"labels.{name}" for name in labels]
-    if observed_until is not None:
-        names.append("observed_until")
-    add_columns(path, schema, tuple(names), compute, progress=progress)
+        def compute(columns: Columns) -> Values:
+            rows, position = table.find(columns)
+            matched[rows] = True
+            out: dict[str, npt.NDArray[Any]] = {}
+            group = columns.groups[CANDIDATES]
+            for name in labels:
+                key = f"labels.{name}"
+                nothing = np.full(int(group.offsets[-1]), np.nan, dtype=np.float32)
+                stored = group.values.get(key, nothing).astype(np.float32)
+                fresh = table.values[name][rows]
+                given = ~np.isnan(fresh)
+                merged = stored.copy()
+                merged[position[given]] = fresh[given]
+                same = (merged == stored) | (np.isnan(merged) & np.isnan(stored))
+                changed[name] += int((~same).sum())
+                out[key] = merged
+            if observed_until is not None:
+                before = columns.scalars["observed_until"]
+                out["observed_until"] = np.maximum(before, observed_until)
+            return out
+
+        names = [f"labels.{name}" for name in labels]
+        return schema, names + ["observed_until"] * (observed_until is not None), compute
+
+    add_columns(path, plan, progress=progress)
     num_matched = int(matched.sum())
     return JoinReport(late.num_rows, num_matched, late.num_rows - num_matched, changed)
 
 
+def _with_labels(schema: Schema, labels: Sequence[str], windows: Mapping[str, int]) -> Schema:
+    """Declare labels that are new."""
+    known = {label.name: label for label in schema.labels}
+    for name, window in windows.items():
+        if name not in labels:
+            raise InputError(f"labels: window of '{name}'; {did_you_mean(name, labels)}")
+        if name in known and known[name].window_ms != window:
+            raise InputError(
+                f"labels: window of '{name}' is {window} ms, but the log has the label with "
+                f"{known[name].window_ms or 'none'}; leave the window out"
+            )
+    new = tuple(Label(name=n, window_ms=windows.get(n)) for n in labels if n not in known)
+    return msgspec.structs.replace(schema, labels=(*schema.labels, *new))
+
+
 class _Late:
-    """Late labels sorted by (request id, item index), to be looked up by row group."""
+    """Late labels, to be looked up by row group."""
 
     def __init__(self, late: pa.Table, labels: list[str], log: Log) -> None:
-        item = log.items.ids.encode(late["item"]).astype(np.int64)
-        ids = late["request_id"].combine_chunks()
-        first = next(log.read([0], ["request_id"])).scalars["request_id"]
-        stored = pa.array(first).type
         try:
-            self.ids = ids.cast(stored)
+            item = log.items.ids.encode(late["item"]).astype(np.int64)
+        except InputError as error:
+            raise InputError(f"labels: column 'item': {error}") from None
+        stored = pa.array(next(log.read([0], ["request_id"])).scalars["request_id"]).type
+        ids = late["request_id"]
+        try:
+            ids = ids.cast(stored)
         except pa.ArrowException:
             raise InputError(
                 f"labels: column 'request_id' is {ids.type}; the log has {stored}"
             ) from None
-        self.item = np.where(item >= NUM_RESERVED, item, -1)
+        known = np.flatnonzero(pc.is_valid(ids).to_numpy() & (item >= NUM_RESERVED))
+        values = ids.take(pa.array(known)).to_numpy()
+        order = np.argsort(values, kind="stable")
+        self.ids: npt.NDArray[Any] = values[order]
+        self.rows: npt.NDArray[np.int64] = known[order]
+        self.item = item
         self.values: dict[str, npt.NDArray[np.float32]] = {}
         for name in labels:
             try:
@@ -206,21 +248,26 @@ class _Late:
                 raise InputError(
                     f"labels: column '{name}' is {late[name].type}; expected numbers"
                 ) from None
-            self.values[name] = column.to_numpy()
+            self.values[name] = column.to_numpy().astype(np.float32, copy=False)
 
     def find(self, columns: Columns) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return rows of the table and the candidates ``[I]`` they belong to, in table order."""
-        here = pa.array(columns.scalars["request_id"])
-        request = pc.fill_null(pc.index_in(self.ids, value_set=here), -1).to_numpy()
-        rows = np.flatnonzero((request >= 0) & (self.item >= 0))
+        here = columns.scalars["request_id"]
+        low = np.searchsorted(self.ids, here, side="left")
+        count = np.searchsorted(self.ids, here, side="right") - low
+        ends = np.cumsum(count)
+        place = np.arange(ends[-1]) + np.repeat(low - ends + count, count)
+        request = np.repeat(np.arange(len(here)), count)
+        by_row = np.argsort(self.rows[place], kind="stable")
+        request, rows = request[by_row], self.rows[place][by_row]
         group = columns.groups[CANDIDATES]
-        lengths = np.diff(group.offsets)
-        owner = np.repeat(np.arange(len(lengths)), lengths)
+        owner = np.repeat(np.arange(len(here)), np.diff(group.offsets))
         size = np.int64(1) << 32
         key = owner * size + group.values["item"]
         order = np.argsort(key, kind="stable")
-        wanted = request[rows].astype(np.int64) * size + self.item[rows]
+        wanted = request * size + self.item[rows]
         at = np.searchsorted(key[order], wanted)
-        at = np.minimum(at, max(len(key) - 1, 0))
-        hit = (key[order][at] == wanted) if len(key) else np.zeros(len(rows), np.bool_)
+        hit = np.zeros(len(rows), dtype=np.bool_)
+        inside = at < len(key)
+        hit[inside] = key[order[at[inside]]] == wanted[inside]
         return rows[hit], order[at[hit]]

@@ -24,6 +24,7 @@ from prerank.schema import ITEM_STATS_FEATURE, Feature, Schema
 
 __all__ = ["StatsReport", "compute_stats", "parse_window"]
 
+_KINDS: dict[str, Any] = {"item": np.int32, "valid_from_ms": np.int64}
 _UNITS = {"h": 3_600_000, "d": 86_400_000}
 
 
@@ -74,7 +75,7 @@ def compute_stats(
     every : str
         How often the values change.
     prior : float
-        Impressions' worth of the mean.
+        Impressions' worth of the mean, 0 or more.
 
     Returns
     -------
@@ -84,8 +85,12 @@ def compute_stats(
     Raises
     ------
     InputError
-        A window that is no multiple of ``every``.
+        A window that is no multiple of ``every``, or given twice; a negative prior.
     """
+    if not 0 <= prior < float("inf"):
+        raise InputError(f"--prior {prior}: expected a number of impressions, 0 or more")
+    if not windows or len({parse_window(w) for w in windows}) < len(windows):
+        raise InputError(f"windows {', '.join(windows) or '(none)'}: expected different ones")
     step = parse_window(every)
     steps = {w: parse_window(w) // step for w in windows}
     for window in windows:
@@ -133,7 +138,7 @@ class _Counter:
         self.steps, self.step, self.delay, self.prior = steps, step, delay, prior
         self.num_impressions = 0
         self.totals = {w: np.zeros((2, num_items)) for w in steps}
-        self.recent: deque[tuple[int, npt.NDArray[np.float64]]] = deque()
+        self.recent: deque[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float64]]] = deque()
         self.waiting: dict[int, npt.NDArray[np.float64]] = {}
         self.num_items = num_items
         self.shown = np.zeros(num_items, dtype=np.bool_)
@@ -144,6 +149,7 @@ class _Counter:
         """Count the exposures of one row group."""
         group = columns.groups[CANDIDATES]
         engaged = expression.evaluate(schema.engaged, label_columns(columns, schema))
+        engaged = np.broadcast_to(engaged, int(group.offsets[-1]))
         known = (group.values["stage"] == len(schema.stages) - 1) & ~np.isnan(engaged)
         bucket = np.repeat(columns.scalars["time"] // self.step, np.diff(group.offsets))
         for at in np.unique(columns.scalars["time"] // self.step):
@@ -157,8 +163,8 @@ class _Counter:
 
     def _advance(self, bucket: int) -> None:
         """Emit the values at the start of every step up to a bucket."""
-        if self.now is None:
-            self.now = bucket
+        if self.now is None or not (self.waiting or self.recent or self.shown.any()):
+            self.now = bucket  # nothing to tell about the time before
         while self.now < bucket:
             self.now += 1
             self._emit(self.now)
@@ -167,15 +173,16 @@ class _Counter:
         lag = -(-self.delay // self.step)
         ready = now - 1 - lag
         if ready in self.waiting:
-            counts = self.waiting.pop(ready)
-            self.recent.append((ready, counts))
+            dense = self.waiting.pop(ready)
+            item = np.flatnonzero(dense[0])
+            self.recent.append((ready, item, dense[:, item]))
             for total in self.totals.values():
-                np.add(total, counts, out=total)
+                np.add(total, dense, out=total)
         changed = self.shown.copy()
         for window, length in self.steps.items():
-            for at, counts in self.recent:
+            for at, item, counts in self.recent:
                 if at == ready - length:
-                    self.totals[window] -= counts
+                    self.totals[window][:, item] -= counts
         longest = max(self.steps.values())
         while self.recent and self.recent[0][0] <= ready - longest:
             self.recent.popleft()
@@ -189,7 +196,9 @@ class _Counter:
         self.shown[:] = False
         for window, (shown, engaged) in self.totals.items():
             mean = engaged.sum() / max(shown.sum(), 1.0)
-            rate = (engaged + self.prior * mean) / (shown + self.prior)
+            weight = shown + self.prior
+            rate = np.full(len(weight), np.nan)  # no impression and no prior: no rate
+            np.divide(engaged + self.prior * mean, weight, out=rate, where=weight > 0)
             row[f"impressions_{window}"] = shown[item].astype(np.float32)
             row[f"engaged_rate_{window}"] = rate[item].astype(np.float32)
             self.shown |= shown > 0
@@ -202,5 +211,9 @@ class _Counter:
         names = ["item", "valid_from_ms"]
         names += [f"{kind}_{w}" for w in self.steps for kind in ("impressions", "engaged_rate")]
         columns = {n: np.concatenate([row[n] for row in self.rows]) for n in names}
+        columns = {n: c.astype(_KINDS.get(n, np.float32)) for n, c in columns.items()}
         order = np.lexsort((columns["valid_from_ms"], columns["item"]))
-        return pa.table({n: pa.array(column[order]) for n, column in columns.items()})
+        arrays = {n: column[order] for n, column in columns.items()}
+        return pa.table(
+            {n: pa.array(a, mask=np.isnan(a)) for n, a in arrays.items()}  # null: no rate
+        )

@@ -1,11 +1,12 @@
 """Flat impressions to requests: group the rows, verify them, build histories, write the log.
 
-Everything is a sort and segment operations over columns; the rows of one table must fit in memory.
+Everything is a sort and segment operations over columns: in memory, or on disk with a memory limit.
 Histories are cut out request by request while writing, so they never all exist at once.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,11 +18,14 @@ import pyarrow.compute as pc
 
 from prerank.config import Config
 from prerank.errors import InputError
+from prerank.log.format.files import check_free
 from prerank.log.impressions import flat
+from prerank.log.impressions.engine import open_engine
+from prerank.log.impressions.external import External
 from prerank.log.impressions.grouping import codes_of, group_of, window_starts
 from prerank.log.impressions.mapping import ImpressionMap
 from prerank.log.impressions.rows import ImpressionRows
-from prerank.log.impressions.source import read_flat
+from prerank.log.impressions.source import open_source, read_flat
 from prerank.log.write import write_log
 from prerank.schema import Schema
 
@@ -59,12 +63,23 @@ class ImpressionReport(Config, frozen=True):
     dropped: dict[str, int] = msgspec.field(default_factory=dict)
     conflicts: dict[str, int] = msgspec.field(default_factory=dict)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """All of it that is not the size of the log, as named numbers."""
+        return {
+            "rows": self.num_rows,
+            "merged_rows": self.num_merged,
+            **{f"dropped:{name}": count for name, count in self.dropped.items()},
+            **{f"conflicts:{name}": count for name, count in self.conflicts.items()},
+        }
+
 
 def from_impressions(
     source: pa.Table | str | Path,
     mapping: ImpressionMap,
     out: str | Path,
     *,
+    memory_limit: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ImpressionReport:
     """Read a flat table, group its impressions to requests and write a request log.
@@ -78,6 +93,9 @@ def from_impressions(
         Which column is what.
     out : path
         Folder of the log; appears only when the log is whole.
+    memory_limit : str, optional
+        Do not load the rows but sort them on disk, beside ``out``, with an engine that holds no
+        more than this in memory (``2GB``); needs the extra ``frames``. The log is the same.
     progress : callable, optional
         Called with the number of requests just written.
 
@@ -86,11 +104,41 @@ def from_impressions(
     InputError
         A file or column that is missing or not as the mapping says; ``out`` exists.
     """
+    if memory_limit is not None:
+        return _from_disk(source, mapping, Path(out), memory_limit, progress)
     schema, items, requests, report = group_impressions(
         read_flat(source, mapping.columns(), mapping.header), mapping
     )
     write_log(out, schema, requests, items, progress=progress)
     return report
+
+
+def _from_disk(
+    source: pa.Table | str | Path,
+    mapping: ImpressionMap,
+    out: Path,
+    memory_limit: str,
+    progress: Callable[[int], None] | None,
+) -> ImpressionReport:
+    check_free(out)
+    opened = open_source(source, mapping.header)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=".impressions.", dir=out.parent) as folder,
+        open_engine(Path(folder), memory_limit) as engine,
+    ):
+        made = External(engine, opened, mapping, _without_nulls)
+        write_log(out, made.schema, made.tables(), made.items, progress=progress)
+    return ImpressionReport(
+        num_rows=made.num_rows,
+        num_requests=made.num_requests,
+        num_candidates=made.num_candidates,
+        num_users=made.num_users,
+        num_items=made.items.num_rows,
+        num_merged=made.num_kept - made.num_candidates,
+        dropped=dict(made.dropped),
+        conflicts={name: count for name, count in made.conflicts.items() if count},
+    )
 
 
 def group_impressions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,11 +25,37 @@ from prerank.log.impressions.grouping import (
 from prerank.log.impressions.mapping import ImpressionMap
 from prerank.schema import Owner
 
-__all__ = ["ImpressionRows"]
+__all__ = ["CHUNK_ROWS", "ImpressionRows", "chunk_stops"]
 
-_CHUNK = 4096
+CHUNK_REQUESTS = 4096
+CHUNK_ROWS = 1 << 18
+"""Rows of a chunk of requests; a single request may have more."""
 
 Index = npt.NDArray[np.int64]
+
+
+def chunk_stops(starts: Index, num_rows: int) -> list[int]:
+    """Cut requests into chunks that are written together; return where each ends.
+
+    Parameters
+    ----------
+    starts : ndarray ``[R]`` int64
+        First row of each request.
+    num_rows : int
+        Rows of all.
+
+    Examples
+    --------
+    >>> chunk_stops(np.array([0, 5, CHUNK_ROWS + 9]), CHUNK_ROWS + 12)
+    [1, 2, 3]
+    """
+    ends = np.append(starts[1:], num_rows)
+    stops, low = [], 0
+    while low < len(starts):
+        fitting = int(np.searchsorted(ends, starts[low] + CHUNK_ROWS, side="right"))
+        low = min(max(fitting, low + 1), low + CHUNK_REQUESTS)
+        stops.append(low)
+    return stops
 
 
 class ImpressionRows:
@@ -193,8 +220,8 @@ class ImpressionRows:
         """Yield raw request tables in time order."""
         streams = list(self._streams())
         users, times = self.user[self.starts], self.time[self.starts]
-        for low in range(0, len(self.starts), _CHUNK):
-            high = min(low + _CHUNK, len(self.starts))
+        stops = chunk_stops(self.starts, self.table.num_rows)
+        for low, high in itertools.pairwise([0, *stops]):
             columns = {name: v.slice(low, high - low) for name, v in self.fixed.items()}
             for stream, events, max_len, values in streams:
                 lists = events.lists(users[low:high], times[low:high], max_len, values)

@@ -53,6 +53,11 @@ class Transforms:
         Ids with fewer training occurrences train and score as unknown.
     max_history : int
         Most recent events kept of each history stream.
+
+    Attributes
+    ----------
+    counts : dict of str to ndarray ``[vocabulary rows]`` int64
+        Occurrences in the part it was fitted on; empty once stored and loaded.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Transforms:
         self.rows = rows
         self.min_count = min_count
         self.max_history = max_history
+        self.counts: dict[str, npt.NDArray[np.int64]] = {}
         self._assemblers: dict[str, Assembler] = {}
 
     @classmethod
@@ -100,7 +106,7 @@ class Transforms:
             index = np.arange(len(count), dtype=np.int32)
             rare = (count < min_count) & (index >= NUM_RESERVED)
             rows[name] = np.where(rare, np.int32(UNKNOWN_ROW), index)
-        return cls(
+        fitted = cls(
             schema,
             {name: s.result() for name, s in statistics.items()},
             vocabularies,
@@ -108,6 +114,8 @@ class Transforms:
             min_count=min_count,
             max_history=max_history,
         )
+        fitted.counts = counts
+        return fitted
 
     def save(self, folder: str | Path) -> None:
         """Write ``transforms.json`` and ``vocab/NAME.parquet`` (raw value, index, table row)."""
@@ -165,7 +173,7 @@ class Transforms:
             The log lacks a feature or label that the model was trained with, or has it in
             another kind.
         """
-        key = f"{log.schema.lineage.log_id}/{log.schema.lineage.revision}"
+        key = f"{log.schema.lineage.log_id}/{log.manifest.content}"
         if key not in self._assemblers:
             _check_same_features(self.schema, log)
             maps = {name: self._map(log, name) for name in self.schema.vocabularies}
@@ -182,9 +190,14 @@ class Transforms:
         """Return the table row of each row of the log's vocabulary."""
         trained, rows = self.vocabularies[name], self.rows[name]
         size = log.schema.size(name)
-        if log.schema.lineage.log_id == self.schema.lineage.log_id:
+        ours, lineage = self.schema.lineage, log.schema.lineage
+        # A log that never grew is what its id says; copies of one may have grown apart.
+        if lineage.log_id == ours.log_id and not lineage.revision and not ours.revision:
             return _grown(rows, size)
         theirs = log.vocabulary(name)
+        common = min(size, len(trained))
+        if lineage.log_id == ours.log_id and theirs.values[:common].equals(trained.values[:common]):
+            return _grown(rows, size)
         if size >= len(trained) and theirs.digest(len(trained)) == trained.digest():
             return _grown(rows, size)
         mapped = rows[trained.encode(theirs.values)]

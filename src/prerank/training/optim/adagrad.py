@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prerank.training.optim.rows import RowOptimiser
+from prerank.training.optim.rows import RowOptimiser, put_rows, take_rows
 
 __all__ = ["Adagrad", "RowWiseAdagrad"]
 
@@ -55,7 +55,7 @@ class Adagrad(RowOptimiser):
         self, grad_nD: Tensor, rows: Tensor | None, state: dict[str, Any], group: dict[str, Any]
     ) -> Tensor:
         """Add squares to the sums and return the scaled gradients."""
-        sums_nD = add_at(state["sum"], rows, grad_nD.square())
+        sums_nD = _add(state["sum"], rows, grad_nD.square())
         lr: float = group["lr"]
         return grad_nD / sums_nD.sqrt().add_(group["eps"]) * lr
 
@@ -103,14 +103,12 @@ class RowWiseAdagrad(RowOptimiser):
         if grad_nD.dim() > 1:
             squares_n = squares_n.flatten(1).mean(1)
         lr: float = group["lr"]
-        scale_n = lr / add_at(state["sum"], rows, squares_n).sqrt().add_(group["eps"])
+        scale_n = lr / _add(state["sum"], rows, squares_n).sqrt().add_(group["eps"])
         return grad_nD * scale_n.view(-1, *[1] * (grad_nD.dim() - 1))
 
 
-def add_at(total: Tensor, rows: Tensor | None, values: Tensor) -> Tensor:
+def _add(total: Tensor, rows: Tensor | None, values: Tensor) -> Tensor:
     """Add values to distinct rows (None: all) of a state in place; return the new rows."""
-    if rows is None:
-        return total.add_(values).clone()
-    new = total.index_select(0, rows).add_(values)
-    total.index_copy_(0, rows, new)
+    new = take_rows(total, rows).add_(values)
+    put_rows(total, rows, new)
     return new

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prerank.training.optim.rows import RowOptimiser
+from prerank.training.optim.rows import RowOptimiser, put_rows, take_rows
 
 __all__ = ["LazyAdam"]
 
@@ -81,17 +81,12 @@ class LazyAdam(RowOptimiser):
     ) -> Tensor:
         """Move the moments of the rows and return their steps."""
         beta1, beta2 = group["betas"]
-        mean_nD, square_nD, count_n = (
-            value if rows is None else value.index_select(0, rows)
-            for value in (state["mean"], state["square"], state["count"])
-        )
-        count_n = count_n.add_(1)
-        mean_nD = mean_nD.lerp_(grad_nD, 1 - beta1)
-        square_nD = square_nD.mul_(beta2).addcmul_(grad_nD, grad_nD, value=1 - beta2)
-        if rows is not None:
-            state["mean"].index_copy_(0, rows, mean_nD)
-            state["square"].index_copy_(0, rows, square_nD)
-            state["count"].index_copy_(0, rows, count_n)
+        count_n = take_rows(state["count"], rows).add_(1)
+        mean_nD = take_rows(state["mean"], rows).lerp_(grad_nD, 1 - beta1)
+        square_nD = take_rows(state["square"], rows).mul_(beta2)
+        square_nD = square_nD.addcmul_(grad_nD, grad_nD, value=1 - beta2)
+        for name, value in (("count", count_n), ("mean", mean_nD), ("square", square_nD)):
+            put_rows(state[name], rows, value)
         # In double: 1 - 0.999**t of the first updates would lose half its digits in float32.
         lr: float = group["lr"]
         exponent = count_n.double().view(-1, *[1] * (grad_nD.dim() - 1))

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prerank.nn.tables import gather_rows
 from prerank.rng import hash64, stream
 from prerank.training.optim.gradients import sum_rows
 
-__all__ = ["RowOptimiser", "round_stochastically"]
+__all__ = ["RowOptimiser", "put_rows", "round_stochastically", "take_rows"]
 
 _ROUNDING = stream("training/rounding")
 
@@ -98,16 +99,30 @@ class RowOptimiser(torch.optim.Optimizer):
         if rows is not None and rows.numel() == 0:
             return
         step_nD = self.update(grad_nD.float() if is_short else grad_nD, rows, state, group)
-        old_nD = weight if rows is None else weight.index_select(0, rows)
-        new_nD = old_nD.float().sub_(step_nD) if is_short else old_nD - step_nD
+        new_nD = take_rows(weight.detach(), rows)
         if is_short:
             state["updates"] += 1
-            new_nD = round_stochastically(new_nD, int(state["updates"]))
-        if rows is None:
-            weight.copy_(new_nD)
+            new_nD = round_stochastically(new_nD.float().sub_(step_nD), int(state["updates"]))
         else:
-            # Rows are distinct, so read-modify-copy is exact; it beats index_add_ on CPU.
-            weight.index_copy_(0, rows, new_nD)
+            new_nD = new_nD.sub_(step_nD)
+        put_rows(weight, rows, new_nD)
+
+
+def take_rows(table: Tensor, rows: Tensor | None) -> Tensor:
+    """Return distinct rows of a table, new (None: all of it, not new)."""
+    if rows is None:
+        return table
+    is_wide = table.dim() == 2 and table.is_floating_point()
+    return gather_rows(table, rows) if is_wide else table.index_select(0, rows)
+
+
+def put_rows(table: Tensor, rows: Tensor | None, values: Tensor) -> None:
+    """Write what was made of :func:`take_rows` back."""
+    # Rows are distinct, so read-modify-copy is exact; it beats index_add_ on CPU.
+    if rows is not None:
+        table.index_copy_(0, rows, values)
+    elif table.data_ptr() != values.data_ptr():
+        table.copy_(values)
 
 
 def round_stochastically(values: Tensor, seed: int) -> Tensor:

@@ -74,6 +74,7 @@ class AliveItems:
         if self.clock == "user":
             return self._of_stint[stint]
         time = self.exposures.time[row]
+        alive: npt.NDArray[np.bool_]
         if self.published is not None:
             alive = self.published <= time  # unknown: not published
         else:

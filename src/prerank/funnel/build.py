@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,36 +14,26 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prerank.config import to_values
 from prerank.errors import InputError
 from prerank.funnel.alive import AliveItems
 from prerank.funnel.channels import Channels
-from prerank.funnel.config import CHANNELS, FunnelConfig, Quotas
+from prerank.funnel.config import FunnelConfig
 from prerank.funnel.exposures import Exposures, events_of, view_of
 from prerank.funnel.plan import Plan, make_plan
+from prerank.funnel.record import carried_splits, funnel_schema, make_record
 from prerank.funnel.sampled import SampledPart
 from prerank.funnel.scorers import Scorers
-from prerank.funnel.serve import SCORES, Server
-from prerank.funnel.stages import STAGES
+from prerank.funnel.serve import Server
 from prerank.log import Columns, Log, write_log
 from prerank.log.format.files import check_free, read_json, write_json
 from prerank.log.format.raw import raw_items, raw_requests
-from prerank.log.split import load_splits
-from prerank.schema import Schema
 
 __all__ = ["FunnelReport", "Progress", "build_funnel", "work_folder"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done, and steps in all."""
 
-_SOURCES = {
-    "random": ("pool",),
-    "prerank": ("retrieval",),
-    "rank": ("prerank", "rank"),
-    "exposed": ("exposed",),
-}
 _STATE = "funnel.json"
-_FIRST_ROWS = 10_000
 
 
 class FunnelReport(msgspec.Struct, frozen=True):
@@ -120,10 +109,11 @@ def build_funnel(
     )
     plan = make_plan(log, exposures, config)
     alive = AliveItems(view, exposures, plan, config.alive_hours)
-    quotas = config.quotas.scaled(_typical_alive(alive, plan))
+    slate = len(exposures.item) / exposures.num_requests
+    quotas = config.quotas.scaled(_typical_alive(alive, plan), slate)
     exclude_seen = exposures.repeats < 0.01 if config.exclude_seen is None else config.exclude_seen
     servers = []
-    for k, stint in enumerate(plan.stints):
+    for k in range(len(plan.stints)):
         say("fitting", k, len(plan.stints))
         channels, scorers = _fitted(view, exposures, plan, k, config, work)
         servers.append(
@@ -140,12 +130,12 @@ def build_funnel(
     say("fitting", len(plan.stints), len(plan.stints))
     shards = _write_shards(view, plan, servers, alive, config, work, say)
     counts = _sum_counts(shards)
-    record = _record(log, plan, config, quotas, alive, exclude_seen, counts)
-    splits, rule = _splits(log, plan)
+    record = make_record(log, plan, config, quotas, alive, exclude_seen, counts)
+    splits, rule = carried_splits(log, plan)
     served = int((plan.stint_of >= 0).sum())
     written = write_log(
         out,
-        _schema(view.schema, log, record["notes"], config.seed),
+        funnel_schema(view.schema, log, record["notes"], config.seed),
         (pq.read_table(shard) for shard in shards),
         raw_items(view),
         splits=splits,
@@ -183,7 +173,9 @@ class _State(msgspec.Struct, frozen=True):
 
 def _open_work(work: Path, log: Log, config: FunnelConfig) -> Path:
     lineage = log.schema.lineage
-    mine = _State(lineage.log_id, lineage.revision, msgspec.json.decode(msgspec.json.encode(config)))
+    mine = _State(
+        lineage.log_id, lineage.revision, msgspec.json.decode(msgspec.json.encode(config))
+    )
     if (work / _STATE).exists():
         if read_json(work / _STATE, _State) != mine:
             raise InputError(
@@ -284,12 +276,14 @@ def _write_shards(
                 counts += found
             back = np.argsort(np.concatenate(places))
             table = pa.concat_tables(tables, promote_options="none").take(pa.array(back))
-            for name in table.column_names:
-                raw = raw.append_column(name, table[name])
-            _save_shard(raw, counts, path)
+            _save_shard(_side_by_side(raw, table), counts, path)
         done += columns.num_requests
         say("serving", done, total)
     return shards
+
+
+def _side_by_side(left: pa.Table, right: pa.Table) -> pa.Table:
+    return pa.table({name: t[name] for t in (left, right) for name in t.column_names})
 
 
 def _save_shard(table: pa.Table, counts: Counter[str], path: Path) -> None:
@@ -306,88 +300,3 @@ def _sum_counts(shards: list[Path]) -> Counter[str]:
         for name, count in msgspec.json.decode(stored, type=dict[str, int]).items():
             counts[name] += count
     return counts
-
-
-def _splits(log: Log, plan: Plan) -> tuple[dict[str, npt.NDArray[np.int64]] | None, str]:
-    """Return the parts of the source log in rows of the new one."""
-    rule = load_splits(log.path).rule
-    if not log.parts:
-        return None, rule
-    served = np.flatnonzero(plan.stint_of >= 0)
-    splits = {}
-    for name in log.parts:
-        rows = log[name].rows.within(0, log.num_requests)
-        splits[name] = np.flatnonzero(np.isin(served, rows))
-    clock = "user by user" if plan.clock == "user" else "by time"
-    return splits, f"{clock}, as in the source log ({rule})"
-
-
-def _schema(source: Schema, log: Log, notes: list[str], seed: int) -> Schema:
-    lineage = msgspec.structs.replace(
-        source.lineage,
-        log_id="",
-        revision=0,
-        made_by="fitted funnel",
-        parent=log.schema.lineage.log_id,
-        seed=seed,
-        notes=(*source.lineage.notes, *notes),
-    )
-    return msgspec.structs.replace(
-        source,
-        stages=STAGES,
-        sources=_SOURCES,
-        channels=CHANNELS,
-        ranks=("prerank", "rank"),
-        scores=SCORES,
-        has_sample_prob=True,
-        has_scored_online=True,
-        vocabularies={},
-        lineage=lineage,
-    )
-
-
-def _record(
-    log: Log,
-    plan: Plan,
-    config: FunnelConfig,
-    quotas: Quotas,
-    alive: AliveItems,
-    exclude_seen: bool,
-    counts: Counter[str],
-) -> dict[str, Any]:
-    real = max(counts["real"], 1)
-    rates = {
-        "found": counts["real_found"] / real,
-        "within_prerank": counts["real_within_prerank"] / real,
-        "within_rank": counts["real_within_rank"] / real,
-        "would_survive": counts["real_would_survive"] / real,
-    }
-    gone = [f.column for f in log.schema.features if f.owner == "candidate" and f.stored]
-    gone += [f"candidates.rank.{name}" for name in log.schema.ranks]
-    gone += [f"candidates.score.{name}" for name in log.schema.scores]
-    notes = [
-        "fitted funnel: candidates that were not exposed come from models fitted on real "
-        "interactions, not from a deployed system",
-        f"items are alive when {alive.rule}",
-        "candidates.score.would_survive: 1 where a channel found the item and its own ranks were "
-        "within the quotas; real items are kept whatever it says",
-    ]
-    values = msgspec.json.decode(msgspec.json.encode(to_values(config)))
-    digest = hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:16]
-    return {
-        "what": "fitted funnel",
-        "source": {"log_id": log.schema.lineage.log_id, "made_by": log.schema.lineage.made_by},
-        "clock": plan.clock,
-        "models": {"retrieval": list(CHANNELS), "prerank": "two_tower", "rank": "din"},
-        "seed": config.seed,
-        "config": values,
-        "config_digest": digest,
-        "quotas": to_values(quotas),
-        "exclude_seen": exclude_seen,
-        "alive": alive.rule,
-        "fits": [{"name": stint.name, **stint.record} for stint in plan.stints],
-        "counts": dict(sorted(counts.items())),
-        "rates": rates,
-        "left_out": gone,
-        "notes": notes,
-    }

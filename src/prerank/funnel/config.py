@@ -25,8 +25,10 @@ class Quotas(Config, frozen=True):
 
     Examples
     --------
-    >>> Quotas().scaled(800)
+    >>> Quotas().scaled(800, slate=5)
     Quotas(retrieval=200, prerank=50, rank=15)
+    >>> Quotas().scaled(800, slate=38)
+    Quotas(retrieval=228, prerank=114, rank=57)
     """
 
     retrieval: int = 400
@@ -42,11 +44,18 @@ class Quotas(Config, frozen=True):
                     f"at most {wide} ({getattr(self, wide)})"
                 )
 
-    def scaled(self, num_items: int) -> Quotas:
-        """Return the same proportions with at most a quarter of the items retrieved."""
+    def scaled(self, num_items: int, slate: float) -> Quotas:
+        """Return quotas for few items or long slates.
+
+        The same proportions with at most a quarter of the items retrieved; then at least half as
+        many ranked candidates again as a slate has, and every earlier list twice the later one.
+        """
         factor = min(1.0, num_items / 4 / self.retrieval)
-        sizes = [max(1, round(q * factor)) for q in (self.retrieval, self.prerank, self.rank)]
-        return Quotas(retrieval=sizes[0], prerank=sizes[1], rank=sizes[2])
+        rank = max(1, round(self.rank * factor), round(1.5 * slate))
+        prerank = max(round(self.prerank * factor), min(2 * rank, num_items))
+        retrieval = max(round(self.retrieval * factor), min(2 * prerank, num_items))
+        prerank = min(prerank, retrieval)
+        return Quotas(retrieval=retrieval, prerank=prerank, rank=min(rank, prerank))
 
 
 class Shares(Config, frozen=True):
@@ -145,8 +154,6 @@ class FunnelConfig(Config, frozen=True):
             if (value := getattr(self, name)) < low:
                 raise InputError(f"funnel: {name} is {value}; expected at least {low}")
         if not 0 < self.warm_up < 1:
-            raise InputError(
-                f"funnel: warm_up is {self.warm_up}; expected a share between 0 and 1, both excluded"
-            )
+            raise InputError(f"funnel: warm_up is {self.warm_up}; expected above 0 and below 1")
         if self.max_requests is not None and self.max_requests < 1:
             raise InputError(f"funnel: max_requests is {self.max_requests}; expected at least 1")

@@ -147,7 +147,8 @@ class Exposures:
             of_shown = np.repeat(np.arange(len(user)), length)
             num_repeats += int(
                 np.isin(
-                    of_shown * num_items + items[-1], of_history * num_items + history.values["item"]
+                    of_shown * num_items + items[-1],
+                    of_history * num_items + history.values["item"],
                 ).sum()
             )
             first = np.unique(user, return_index=True)[1]

@@ -78,7 +78,7 @@ def retrieve(
     channels: Channels,
     history: tuple[Index, Index],
     alive: Bools,
-    excluded: list[npt.NDArray[np.int32]],
+    excluded: list[Index],
     quotas: Quotas,
     shares: Shares,
 ) -> list[Retrieved]:
@@ -155,9 +155,7 @@ def force_real(
     return item, channel, np.isin(item, real)
 
 
-def draw_pool(
-    alive: Bools, blocked: Index, num: int, *keys: int
-) -> tuple[Index, float]:
+def draw_pool(alive: Bools, blocked: Index, num: int, *keys: int) -> tuple[Index, float]:
     """Draw random items that are alive and not blocked, evenly and without repetition.
 
     Returns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def score_columns(models: tuple[Model, ...], columns: Columns, log: Log) -> list
     piece = np.cumsum(sizes) // _PAIRS_PER_BATCH
     edges = np.flatnonzero(np.diff(piece, prepend=-1, append=-1))
     with torch.inference_mode():
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in itertools.pairwise(edges):
             batch = transforms.batch(columns.slice(int(start), int(stop)), log)
             for model, found in zip(models, scores, strict=True):
                 found.append(model(batch.inputs).logits[:, 0].numpy())

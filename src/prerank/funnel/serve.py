@@ -115,7 +115,7 @@ class Server:
         ends = history.offsets
         past = history.values["item"].astype(np.int64)
         excluded = [
-            np.concatenate([self.exposures.shown_before(int(row)), past[ends[b] : ends[b + 1]]])
+            np.concatenate([past[ends[b] : ends[b + 1]], self.exposures.shown_before(int(row))])
             if self.exclude_seen
             else np.zeros(0, dtype=np.int64)
             for b, row in enumerate(rows)

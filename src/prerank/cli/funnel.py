@@ -40,7 +40,7 @@ def funnel(
     values: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit a logging cascade on the interactions of LOG and write what it would log.
+    """Fit a logging cascade on real interactions and write its log.
 
     Retrieval, pre-ranker and ranker are fitted on other users or on the past. An interrupted
     command goes on when it is given again. --set reaches every value: quotas, folds, refits,
@@ -87,12 +87,16 @@ def funnel(
 
 def _nested(changes: dict[str, Any]) -> dict[str, Any]:
     """Turn dotted keys into nested values."""
+    from prerank.errors import InputError
+
     values: dict[str, Any] = {}
     for key, value in changes.items():
         *path, last = key.split(".")
         inside = values
         for name in path:
             inside = inside.setdefault(name, {})
+            if not isinstance(inside, dict):
+                raise InputError(f"--set {key}: '{name}' was given a value of its own already")
         inside[last] = value
     return values
 

@@ -1,4 +1,4 @@
-"""Does being real leak into what a model can see?
+"""Ask whether being real leaks into what a model can see.
 
 A classifier is trained to tell exposed-not-engaged candidates from ``rank`` ones by model-visible
 features alone. It may succeed for legitimate reasons: real people choose among items in ways that
@@ -250,7 +250,7 @@ def _matched(found: dict[str, npt.NDArray[Any]], cells: int) -> float:
     for name in ("prerank", "ranker"):
         value = found[name]
         edges = np.quantile(value[found["real"]], np.linspace(0, 1, cells + 1)[1:-1])
-        cell = cell * cells + np.searchsorted(edges, value)
+        cell = cell * cells + np.searchsorted(edges, value, side="right")
     total = pairs = 0.0
     for one in np.unique(cell):
         inside = cell == one

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from prerank.errors import InputError
 from prerank.funnel.alive import AliveItems
 from prerank.funnel.channels import Channels
-from prerank.funnel.config import FunnelConfig
+from prerank.funnel.config import FunnelConfig, Quotas
 from prerank.funnel.exposures import Exposures, events_of, view_of
 from prerank.funnel.plan import Plan, make_plan
 from prerank.funnel.record import carried_splits, funnel_schema, make_record
@@ -110,7 +110,7 @@ def build_funnel(
     plan = make_plan(log, exposures, config)
     alive = AliveItems(view, exposures, plan, config.alive_hours)
     slate = len(exposures.item) / exposures.num_requests
-    quotas = config.quotas.scaled(_typical_alive(alive, plan), slate)
+    quotas = config.quotas or Quotas().scaled(_typical_alive(alive, plan), slate)
     exclude_seen = exposures.repeats < 0.01 if config.exclude_seen is None else config.exclude_seen
     servers = []
     for k in range(len(plan.stints)):

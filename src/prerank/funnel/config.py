@@ -78,8 +78,9 @@ class FunnelConfig(Config, frozen=True):
     ----------
     seed : int, default 0
         Of everything drawn: folds, models, pool rows, ties.
-    quotas : Quotas
-        Sizes of the stages; scaled down for logs with few items.
+    quotas : Quotas, optional
+        Sizes of the stages. Default: 400, 100, 30, fewer where few items are alive, more where
+        slates are long (:meth:`Quotas.scaled`).
     shares : Shares
         Parts of the channels.
     num_pool : int, default 100
@@ -126,7 +127,7 @@ class FunnelConfig(Config, frozen=True):
     """
 
     seed: int = 0
-    quotas: Quotas = Quotas()
+    quotas: Quotas | None = None
     shares: Shares = Shares()
     num_pool: int = 100
     clock: Literal["auto", "user", "global"] = "auto"

@@ -15,7 +15,16 @@ import pytest
 
 Cli = Callable[..., Any]
 QUICK = (
-    *("--set", "refits=1", "--set", "num_pool=5", "--set", "rank_fit.epochs=1"),
+    *(
+        "--set",
+        "rows_per_shard=8",
+        "--set",
+        "refits=1",
+        "--set",
+        "num_pool=5",
+        "--set",
+        "rank_fit.epochs=1",
+    ),
     *("--set", "quotas.retrieval=40", "--set", "quotas.prerank=20", "--set", "quotas.rank=12"),
 )
 
@@ -76,7 +85,7 @@ def test_errors_are_one_line(
 @pytest.mark.slow
 def test_killed_command_goes_on(world: Path, built: tuple[Path, Any], tmp_path: Path) -> None:
     out = tmp_path / "log"
-    words = ["data", "funnel", str(world), str(out), *QUICK, "--set", "rows_per_shard=8"]
+    words = ["data", "funnel", str(world), str(out), *QUICK]
     command = [sys.executable, "-m", "prerank.cli.main", *words, "--json", "--no-judge"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     shards = out.with_name("log.work") / "shards"

@@ -9,16 +9,18 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from prerank.errors import InputError
-from prerank.funnel import FunnelConfig, build_funnel, work_folder
+from prerank.funnel import AdversaryConfig, FunnelConfig, build_funnel, realness_report, work_folder
 from prerank.funnel import build as building
 from prerank.funnel.exposures import Exposures, events_of, exposed_only, view_of
 from prerank.funnel.plan import make_plan, user_fold
 from prerank.funnel.serve import SCORES, Server
 from prerank.log import Columns, Log, check_log, open_log
 from prerank.log.format.columns import CANDIDATES, Group
+from prerank.training import FitConfig
 
 Built = Callable[[str], tuple[Log, Log]]
 
@@ -135,21 +137,22 @@ class _Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("moment", ["serving", "writing"])
+@pytest.mark.parametrize("moment", ["fitting", "serving", "writing"])
 def test_killed_build_goes_on_and_ends_the_same(
     built: Built, small: FunnelConfig, tmp_path: Path, moment: str, monkeypatch: Any
 ) -> None:
     source, expected = built("user")
 
     def kill(what: str, done: int, total: int) -> None:
-        if what == moment and done > total // 2:
+        if what == moment and done >= total // 2 > 0:
             raise _Killed
 
     with pytest.raises(_Killed):
         build_funnel(source, tmp_path / "out", small, progress=kill)
     work = work_folder(tmp_path / "out")
     done = {p: p.stat().st_mtime_ns for p in (work / "shards").glob("*.parquet")}
-    assert done
+    assert bool(done) == (moment != "fitting")
+    fitted = (work / "fold-0-rank" / "model.safetensors").stat().st_mtime_ns
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="another log or of other options"):
         build_funnel(source, tmp_path / "out", msgspec.structs.replace(small, seed=5))
@@ -158,7 +161,12 @@ def test_killed_build_goes_on_and_ends_the_same(
     monkeypatch.setattr(
         building, "_save_shard", lambda *args: (saved.append(args[2]), original(*args))
     )
-    build_funnel(source, tmp_path / "out", small)
+
+    def look(what: str, done: int, total: int) -> None:
+        if what == "writing":  # the models of before are the ones that served
+            assert (work / "fold-0-rank" / "model.safetensors").stat().st_mtime_ns == fitted
+
+    build_funnel(source, tmp_path / "out", small, progress=look)
     assert not set(saved) & set(done)
     assert not work.exists()
     again = open_log(tmp_path / "out")
@@ -217,3 +225,43 @@ def test_realness_changes_no_feature_and_no_score(
             num_switched += (rows[0][item][4] == "exposed") != (rows[1][item][4] == "exposed")
     assert num_common > 10 * len(mine)
     assert num_switched > len(mine)
+
+
+class Null(Server):
+    """Declares real what the funnel itself would have kept, drawn blindly: nobody chose."""
+
+    def serve(self, columns: Columns, alive: Any, with_pool: Any) -> Any:
+        old = exposed_only(columns, self.log.schema)
+        nobody = Group(np.zeros_like(old.offsets), {n: c[:0] for n, c in old.values.items()})
+        natural, _ = super().serve(self.shown(columns, nobody), alive, with_pool)
+        rows = []
+        for r, row in enumerate(columns.scalars["row"]):
+            stage = np.array(natural["candidates.stage"][r].as_py())
+            raw = np.array(natural["candidates.item"][r].as_py())[stage == "rank"]
+            drawn = np.random.default_rng(int(row)).permutation(raw)[:3]
+            rows.append(self.log.items.ids.encode(pa.array(drawn)))
+        item = np.concatenate(rows).astype(np.int32)
+        values = {name: np.zeros(len(item), column.dtype) for name, column in old.values.items()}
+        values |= {"item": item, "stage": np.full(len(item), 4, np.int8)}
+        ends = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
+        return super().serve(self.shown(columns, Group(ends, values)), alive, with_pool)
+
+    @staticmethod
+    def shown(columns: Columns, group: Group) -> Columns:
+        return Columns(columns.scalars, {**columns.groups, CANDIDATES: group})
+
+
+@pytest.mark.slow
+def test_without_choice_nothing_tells_the_real_items_apart(
+    user_log: Log, small: FunnelConfig, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The adversary's null: exchangeable items, so every bit of power would be a leak."""
+    monkeypatch.setattr(building, "Server", Null)
+    build_funnel(user_log, tmp_path / "null", small)
+    log = open_log(tmp_path / "null")
+    config = AdversaryConfig(fit=FitConfig(batch_size=32, epochs=3, min_count=1))
+    found = [
+        realness_report(log["train"], log[part], config).survivors for part in ("valid", "test")
+    ]
+    # 2 parts of 24 requests with 3 against 3: the standard error of the mean AUC is about 0.034.
+    assert abs(np.mean(found) - 0.5) < 0.1, found

@@ -70,12 +70,13 @@ def test_only_a_funnel_is_judged(user_log: Log, built: Built) -> None:
 def test_matched_compares_within_cells_only() -> None:
     """The score is the cell itself: no power within cells, though a lot across them."""
     draws = np.random.default_rng(0)
-    cell = draws.integers(0, 3, 600).astype(float)
-    real = draws.random(600) < (cell + 1) / 4
-    found = {"score": cell, "real": real, "prerank": cell, "ranker": np.zeros(600)}
-    assert _matched(found, 3) == 0.5
+    place = draws.integers(0, 12, 600)
+    real = draws.random(600) < (place // 4 + 1) / 4
+    found = {"score": -(place // 4), "real": real, "place_rank": place, "place_prerank": place // 9}
+    assert _matched(found, 4) == 0.5
+    assert _matched(found, 100) < 0.4
     found["score"] = real + 0.0
-    assert _matched(found, 3) == 1.0
+    assert _matched(found, 4) == 1.0
 
 
 def test_source_auc_counts_pairs() -> None:

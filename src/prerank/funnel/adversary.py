@@ -7,9 +7,10 @@ ranks were poor. What would be a leak is anything the *making* of the log adds t
 numbers separate the two:
 
 * ``auc``: the classifier on all candidates of both kinds;
-* ``survivors``: another one, on real items that would have survived by themselves, so both kinds
-  passed the same stages by the same scores. Above chance by people's choices alone, or a leak;
-* ``matched``: the first one within cells of about equal scores of pre-ranker and ranker;
+* ``survivors``: another one, on real items that would have survived by themselves against items
+  that the ranker kept and nobody saw: both passed every stage by the same scores. Above chance by
+  people's choices alone, or a leak;
+* ``matched``: the first one, on pairs from about the same places of both stages' lists;
 * ``placebo``: the same training where "real" is a coin thrown for ``rank`` candidates. Must be one
   half: no realness exists, so what it finds would be an error of the test itself.
 
@@ -52,9 +53,9 @@ _EXPLANATION = (
     "auc above one half is no leak by itself: people choose differently from the funnel, and real "
     "items are kept whatever their ranks (auc_popularity, auc_prerank and auc_ranker show how far "
     "each of these tells them apart by itself)",
-    "survivors passed the same stages by the same scores as the rank candidates: what is left is "
-    "people's choice among items that the funnel holds equal, or a leak",
-    "matched compares candidates of about equal scores of pre-ranker and ranker only",
+    "survivors passed every stage by their own scores, as did the items that the ranker kept and "
+    "nobody saw: what tells these apart is people's choice among them, or a leak",
+    "matched compares candidates from about the same places of both stages' lists only",
     "placebo must be near one half; a feature added by the making of the log would push auc and "
     "survivors towards one",
 )
@@ -71,14 +72,15 @@ class AdversaryConfig(Config, frozen=True):
         How it is trained.
     seed : int, default 1
         Of weights and of the placebo's coin.
-    cells : int, default 10
-        Quantiles of the two logged scores that ``matched`` crosses.
+    places : int, default 5
+        Candidates are ``matched`` when they share a run of so many places in the ranker's list,
+        and one of twice as many in the pre-ranker's.
     """
 
     model: MLPPreranker.Config = MLPPreranker.Config()
     fit: FitConfig = FitConfig(batch_size=64, epochs=2)
     seed: int = 1
-    cells: int = 10
+    places: int = 5
 
 
 class AdversaryReport(msgspec.Struct, frozen=True):
@@ -118,6 +120,7 @@ class _Kept(Part):
             real, other = source == names.index(_REAL), source == names.index(_OTHER)
             if self.kind == "survivors":
                 real &= group.values["score.would_survive"] > 0
+                other &= group.values["stage"] == self.log.schema.stages.index("rank")
             if self.kind == "placebo":
                 rows = np.repeat(columns.scalars["row"], np.diff(group.offsets))
                 key = rng.stream("funnel/placebo")
@@ -187,7 +190,7 @@ def realness_report(
     return AdversaryReport(
         auc=auc(whole["score"], whole["real"]),
         survivors=auc(few["score"], few["real"]),
-        matched=_matched(whole, config.cells),
+        matched=_matched(whole, config.places),
         placebo=auc(found["placebo"]["score"], found["placebo"]["real"]),
         auc_popularity=auc(whole["popularity"], whole["real"]),
         auc_prerank=auc(whole["prerank"], whole["real"]),
@@ -238,22 +241,22 @@ def _judge(
             "popularity": popularity[values["item"]],
             "prerank": values["score.prerank"],
             "ranker": values["score.ranker"],
+            "place_prerank": values["rank.prerank"],
+            "place_rank": values["rank.rank"],
         }
         for name, value in row.items():
             parts.setdefault(name, []).append(value)
     return {name: np.concatenate(pieces) for name, pieces in parts.items()}
 
 
-def _matched(found: dict[str, npt.NDArray[Any]], cells: int) -> float:
+def _matched(found: dict[str, npt.NDArray[Any]], places: int) -> float:
     """Return the AUC over pairs of one cell, cells weighted by their pairs; NaN without any."""
-    cell = np.zeros(len(found["score"]), dtype=np.int64)
-    for name in ("prerank", "ranker"):
-        value = found[name]
-        edges = np.quantile(value[found["real"]], np.linspace(0, 1, cells + 1)[1:-1])
-        cell = cell * cells + np.searchsorted(edges, value, side="right")
+    first = found["place_prerank"].astype(np.int64) // (2 * places)
+    second = found["place_rank"].astype(np.int64) // places
+    cells, cell = np.unique(np.stack([first, second]), axis=1, return_inverse=True)
     total = pairs = 0.0
-    for one in np.unique(cell):
-        inside = cell == one
+    for k in range(cells.shape[1]):
+        inside = cell == k
         num_real = float(found["real"][inside].sum())
         number = num_real * (float(inside.sum()) - num_real)
         if number:

@@ -21,8 +21,18 @@ from prerank.models import get
 from prerank.nn import FusedTables
 from prerank.objectives import get as get_objective
 from prerank.schema import Feature, Label, Schema, Task
-from prerank.training import FitConfig, Sum, WarmStart, fit, load_run, read_run, warm_start
+from prerank.training import (
+    FitConfig,
+    InterruptedRunError,
+    Sum,
+    WarmStart,
+    fit,
+    load_run,
+    read_run,
+    warm_start,
+)
 from prerank.training.checkpoint import load_latest
+from prerank.training.loop import Trainer
 from prerank.training.validate import validate
 
 SCHEMA = Schema(
@@ -340,6 +350,36 @@ def test_the_same_call_again_finds_the_run_and_another_origin_is_refused(
     )
     with pytest.raises(InputError, match=r"origin\.weights_sha256 was"):
         again(tmp_path / "b")
+
+
+def test_interrupted_and_resumed_is_not_interrupted(
+    log: Log, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = msgspec.structs.replace(CONFIG, epochs=3, shuffle=True, checkpoint_every=1)
+
+    def go(folder: Path) -> Any:
+        model = new_model(log.schema, seed=9)
+        start = warm_start(model, run, log["day"], OBJECTIVE, config=config, keep_optimizer=True)
+        options: Any = {"config": config, "start": start, "out": folder, "progress": False}
+        return model, fit(model, log["day"], OBJECTIVE, **options)
+
+    whole, _ = go(tmp_path / "whole")
+    update, steps = Trainer.update, []
+
+    def interrupted(self: Any, batch: Any) -> None:
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        update(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "update", interrupted)
+        with pytest.raises(InterruptedRunError):
+            go(tmp_path / "stopped")
+    resumed, report = go(tmp_path / "stopped")
+    assert report.resumed_from == 3
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], weight)
 
 
 def test_what_does_not_fit_is_refused_in_one_line(

@@ -32,14 +32,14 @@ __all__ = ["WAYS", "bench_train"]
 OURS = "fused/rowwise_adagrad"
 
 WAYS: dict[str, dict[str, Any]] = {
-    OURS: {"table_optimizer": "rowwise_adagrad", "table_lr": 0.1},
+    OURS: {"table_optimizer": "rowwise_adagrad", "table_lr": 0.05},
     "fused/rowwise_adagrad/bf16": {
         "table_optimizer": "rowwise_adagrad",
-        "table_lr": 0.1,
+        "table_lr": 0.05,
         "storage": "bf16",
     },
-    "fused/lazy_adam": {"table_optimizer": "lazy_adam", "table_lr": 0.02},
-    "embeddings/sparse_adam": {"table_lr": 0.01},
+    "fused/lazy_adam": {"table_optimizer": "lazy_adam", "table_lr": 0.03},
+    "embeddings/sparse_adam": {"table_lr": 0.03},
     "embeddings/dense_adam_fused": {"table_lr": 0.01, "fused": True},
     "embeddings/dense_adam": {"table_lr": 0.01},
 }

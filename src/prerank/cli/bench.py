@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from prerank.cli.output import JsonOption, print_json, say
+from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say
 from prerank.cli.tables import print_table
 
 __all__ = ["app"]
@@ -63,6 +63,32 @@ def data(
 
 
 @app.command()
+def memory(
+    log: Annotated[Path, typer.Option(metavar="LOG", help="Log to stream.")],
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Requests per batch.")] = 128,
+    as_json: JsonOption = False,
+) -> None:
+    """Stream a log once, shuffled, and report the peak memory above the start.
+
+    Example: prerank bench memory --log logs/large
+    """
+    from prerank.bench.memory import bench_memory
+    from prerank.log import Transforms, open_log
+
+    part = open_log(log).all()
+    result = bench_memory(part, Transforms.fit(part), batch_size=batch_size)
+    if as_json:
+        print_json(result)
+        return
+    typer.echo(
+        f"{log}: peak {result['peak_mib']:,.0f} MiB above the start, "
+        f"{result['decoded_mib']:,.0f} MiB decoded, "
+        f"{result['candidates_per_s']:,.0f} candidates/s"
+    )
+    _say_machine(result["machine"])
+
+
+@app.command()
 def train(
     rows: Annotated[
         list[int] | None,
@@ -105,6 +131,41 @@ def train(
     print_table(speeds, pieces)
     for size, loss in result["best_loss"].items():
         say(f"{size}: the planted probabilities themselves have loss {loss:.4f}")
+    _say_machine(result["machine"])
+
+
+@app.command()
+def refresh(
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Number of worlds.")] = 3,
+    values: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Daily warm starts beside a frozen model.
+
+    And beside training anew, in a simulated world whose users drift; every day is evaluated before
+    it is trained on. --set changes a value of the world.
+
+    Example: prerank bench refresh --seeds 1 --set drift=0
+    """
+    from prerank.bench.refresh import REFRESH_WORLD, bench_refresh
+    from prerank.config import from_values, to_values
+
+    world = from_values(
+        type(REFRESH_WORLD), to_values(REFRESH_WORLD) | assignments(values), where="world"
+    )
+    result = bench_refresh(world=world, seeds=range(seeds), progress=say)
+    if as_json:
+        print_json(result)
+        return
+    from rich.table import Table
+
+    table = Table(title="minus the frozen model, all days and worlds (95 % over users)")
+    for name in ("metric", "way", "difference", "low", "high"):
+        table.add_column(name, justify="left" if name in ("metric", "way") else "right")
+    for key, found in result["differences"].items():
+        _, metric, way, _ = key.split("/")
+        table.add_row(metric, way, *(f"{found[k]:+.4f}" for k in ("value", "low", "high")))
+    print_table(table)
     _say_machine(result["machine"])
 
 

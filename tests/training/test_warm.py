@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from prerank.config import from_values
 from prerank.errors import InputError
 from prerank.evaluation.runs import load_runs
 from prerank.log import Log, Transforms, open_log, write_log
+from prerank.log.format.files import read_json
 from prerank.log.growth import append_log
 from prerank.models import get
 from prerank.nn import FusedTables
 from prerank.objectives import get as get_objective
 from prerank.schema import Feature, Label, Schema, Task
 from prerank.training import (
+    Drift,
     FitConfig,
     InterruptedRunError,
     Sum,
@@ -31,7 +33,7 @@ from prerank.training import (
     read_run,
     warm_start,
 )
-from prerank.training.checkpoint import load_latest
+from prerank.training.checkpoint import load_checkpoint
 from prerank.training.loop import Trainer
 from prerank.training.validate import validate
 
@@ -92,6 +94,22 @@ def tables_of(model: Any) -> FusedTables:
 OBJECTIVE: Any = get_objective("bce").Config().build(SCHEMA)
 
 
+def train(model: Any, part: Any, config: FitConfig = CONFIG, **options: Any) -> Any:
+    return fit(model, part, OBJECTIVE, config=config, progress=False, **options)
+
+
+def warm(model: Any, run: Any, part: Any, config: FitConfig = CONFIG, **options: Any) -> Any:
+    return warm_start(model, run, part, OBJECTIVE, config=config, **options)
+
+
+def refusal(function: Any, *args: Any, **options: Any) -> str:
+    """The one line with which a call fails."""
+    with pytest.raises(InputError) as caught:
+        function(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A log and a run on its part ``old``; then it grew by ``day``, with new ids, and ``same``."""
@@ -100,7 +118,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     splits = {"old": np.arange(100)}
     write_log(path, SCHEMA, [_requests(0, 100, OLD_ITEMS, OLD_USERS, 0.0)], splits=splits)
     log = open_log(path)
-    fit(new_model(log.schema), log["old"], OBJECTIVE, config=CONFIG, out=run, progress=False)
+    train(new_model(log.schema), log["old"], out=run)
     append_log(path, [_requests(100, 40, NEW_ITEMS, NEW_USERS, 2.0)], part="day")
     append_log(path, [_requests(140, 40, OLD_ITEMS, OLD_USERS, 0.0)], part="same")
     return path, run
@@ -132,7 +150,7 @@ def _weights(model: Any, name: str, raw: Any) -> torch.Tensor:
 
 def test_known_rows_are_kept_and_new_ones_start_at_the_unknown_row(log: Log, run: Path) -> None:
     old, new = load_run(run), new_model(log.schema, seed=9)
-    warm_start(new, run, log["day"], OBJECTIVE, config=CONFIG, noise_std=0.5)
+    warm(new, run, log["day"], noise_std=0.5)
     for name, known, fresh in (
         ("item", OLD_ITEMS, set(NEW_ITEMS) - set(OLD_ITEMS)),
         ("user", OLD_USERS, {"d"}),
@@ -150,38 +168,34 @@ def test_known_rows_are_kept_and_new_ones_start_at_the_unknown_row(log: Log, run
         if not name.endswith("tables.weight"):
             assert torch.equal(parameter, dict(new.named_parameters())[name])
     again = new_model(log.schema, seed=10)
-    warm_start(again, run, log["day"], OBJECTIVE, config=CONFIG, noise_std=0.5)
+    warm(again, run, log["day"], noise_std=0.5)
     assert torch.equal(tables_of(again).weight, tables_of(new).weight)
     changed = msgspec.structs.replace(CONFIG, seed=4)
-    warm_start(again, run, log["day"], OBJECTIVE, config=changed, noise_std=0.5)
+    warm(again, run, log["day"], config=changed, noise_std=0.5)
     assert not torch.equal(tables_of(again).weight, tables_of(new).weight)
 
 
 def test_without_noise_every_score_is_the_old_one(log: Log, run: Path, other: Log) -> None:
     old, new = load_run(run), new_model(log.schema, seed=9)
-    warm_start(new, run, log["day"], OBJECTIVE, config=CONFIG, noise_std=0.0)
+    warm(new, run, log["day"], noise_std=0.0)
     new.eval()
     for part in ("old", "day", "same"):
         assert torch.equal(_logits(new, log, part), _logits(old, log, part))
     # Another log has other indices: rows are found by raw value, and ids it lacks stay known.
-    warm = WarmStart.of(run, other.all(), min_count=1)
-    moved = new_model(warm.schema, seed=9)
-    warm_start(moved, warm, other.all(), OBJECTIVE, config=CONFIG, noise_std=0.0)
+    begun = WarmStart.of(run, other.all(), min_count=1)
+    moved = new_model(begun.schema, seed=9)
+    warm(moved, begun, other.all(), noise_std=0.0)
     moved.eval()
     assert torch.equal(_logits(moved, other), _logits(old, other))
     assert torch.equal(_logits(moved, log, "old"), _logits(old, log, "old"))
     assert torch.equal(_logits(moved, other), _logits(old, log, "day"))
-    assert moved.transforms.schema.lineage.log_id not in (
-        other.schema.lineage.log_id,
-        log.schema.lineage.log_id,
-    )
+    ids = {x.schema.lineage.log_id for x in (moved.transforms, other, log)}
+    assert len(ids) == 3
 
 
 def test_min_count_gives_rows_and_what_was_known_keeps_its_row(log: Log, run: Path) -> None:
-    counts = dict.fromkeys(NEW_ITEMS, 0)
-    for columns in log["day"].columns(40):
-        for raw in log.items.ids.decode(columns.candidates.values["item"]).to_pylist():
-            counts[raw] += 1
+    day = _requests(100, 40, NEW_ITEMS, NEW_USERS, 2.0)
+    counts = Counter(i for row in day["candidates.item"].to_pylist() for i in row)
     limit = sorted(counts[i] for i in NEW_ITEMS if i not in OLD_ITEMS)[2]
     transforms = WarmStart.of(run, log["day"], min_count=limit).transforms
     index = transforms.vocabularies["item"].encode(pa.array(NEW_ITEMS))
@@ -194,13 +208,13 @@ def test_min_count_gives_rows_and_what_was_known_keeps_its_row(log: Log, run: Pa
 def test_an_id_too_rare_before_gets_a_row_when_it_comes_often(log: Log, tmp_path: Path) -> None:
     config = msgspec.structs.replace(CONFIG, min_count=25)
     model = new_model(log.schema)
-    fit(model, log["old"], OBJECTIVE, config=config, out=tmp_path / "run", progress=False)
+    train(model, log["old"], config=config, out=tmp_path / "run")
     rare = model.transforms.rows["item"][2:22] == 1
     assert 0 < rare.sum() < 20
-    warm = WarmStart.of(tmp_path / "run", log["same"], min_count=2)
-    assert (warm.transforms.rows["item"][2:22] == np.arange(2, 22)).all()
+    begun = WarmStart.of(tmp_path / "run", log["same"], min_count=2)
+    assert (begun.transforms.rows["item"][2:22] == np.arange(2, 22)).all()
     new = new_model(log.schema, seed=9)
-    warm.fill(new, noise_std=0.0)
+    begun.fill(new, noise_std=0.0)
     rows = tables_of(new).weight[tables_of(new).rows_of("item")]
     assert (rows[2:22][torch.from_numpy(rare)] == rows[1]).all()  # not its untrained row
     assert not (rows[2:22][torch.from_numpy(~rare)] == rows[1]).all()
@@ -217,29 +231,16 @@ def test_two_runs_with_kept_state_are_one_long_run(
     both = type(log.all())(log, type(log["old"].rows)([[0, 100], [140, 180]]), "both")
     whole = new_model(log.schema, **tables)
     whole.transforms = Transforms.fit(log["old"], min_count=1)
-    fit(whole, both, OBJECTIVE, config=config, progress=False)
+    train(whole, both, config=config)
 
     first = new_model(log.schema, **tables)
-    first_run = tmp_path / "first"
-    fit(first, log["old"], OBJECTIVE, config=config, out=first_run, progress=False)
+    train(first, log["old"], config=config, out=tmp_path / "first")
     results = {}
     for keep in (True, False):
         model = new_model(log.schema, seed=9, **tables)
-        start = warm_start(
-            model, first_run, log["same"], OBJECTIVE, config=config, keep_optimizer=keep
-        )
-        fit(
-            model,
-            log["same"],
-            OBJECTIVE,
-            config=config,
-            start=start,
-            out=tmp_path / str(keep),
-            progress=False,
-        )
+        start = warm(model, tmp_path / "first", log["same"], config=config, keep_optimizer=keep)
+        train(model, log["same"], config=config, start=start, out=tmp_path / str(keep))
         results[keep] = model
-    known = whole.transforms.rows["item"][2:22] == np.arange(2, 22)
-    assert known.all()
     for raw in OLD_ITEMS:
         assert torch.equal(_weights(results[True], "item", raw), _weights(whole, "item", raw))
     assert torch.equal(_logits(results[True], log, "same"), _logits(whole, log, "same"))
@@ -247,19 +248,17 @@ def test_two_runs_with_kept_state_are_one_long_run(
 
 
 def test_kept_state_of_rows_follows_their_ids(log: Log, run: Path, other: Log) -> None:
-    found, _ = load_latest(run / "checkpoints")
-    assert found is not None
-    old = load_run(run)
+    found, old = load_checkpoint(run / "checkpoints", 5), load_run(run)
     for part in (log["day"], other.all()):
-        warm = WarmStart.of(run, part, min_count=1)
-        model = new_model(warm.schema, seed=9)
-        warm.fill(model)
-        state = warm.optimisers(model, CONFIG)
+        begun = WarmStart.of(run, part, min_count=1)
+        model = new_model(begun.schema, seed=9)
+        begun.fill(model)
+        state = begun.optimisers(model, CONFIG)
         key = next(key for key in found.tensors if key.endswith("tables.weight/sum"))
         sums, before = state[key], found.tensors[key]
         assert len(sums) == len(tables_of(model).weight) > len(before)
         for raw in {*OLD_ITEMS, *NEW_ITEMS}:
-            row = int(warm.transforms.vocabularies["item"].encode(pa.array([raw]))[0])
+            row = int(begun.transforms.vocabularies["item"].encode(pa.array([raw]))[0])
             value = sums[tables_of(model).rows_of("item")][row]
             if raw in OLD_ITEMS:
                 index = int(old.transforms.vocabularies["item"].encode(pa.array([raw]))[0])  # type: ignore[union-attr]
@@ -301,20 +300,17 @@ def second(log: Log, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A run on ``day`` that went on from ``run``."""
     folder = tmp_path_factory.mktemp("runs") / "second"
     model = new_model(log.schema, seed=9)
-    start = warm_start(model, run, log["day"], OBJECTIVE, config=CONFIG)
-    options: Any = {"config": CONFIG, "start": start, "out": folder, "progress": False}
-    fit(model, log["day"], OBJECTIVE, **options)
+    start = warm(model, run, log["day"])
+    train(model, log["day"], start=start, out=folder)
     return folder
 
 
 def test_the_run_tells_where_it_comes_from(log: Log, run: Path, second: Path) -> None:
     found = read_run(second)
-    assert found.origin is not None
-    assert found.origin.run == str(run)
+    assert found.origin is not None and found.origin.run == str(run)  # noqa: PT018
     assert found.origin.weights_sha256 == read_run(run).weights_sha256
     assert [rows.part for rows in found.seen] == ["old", "day"]
-    drift = msgspec.json.decode((second / "drift.json").read_bytes())
-    assert drift["vocabularies"]["user"]["new_ids"] == 1
+    assert read_json(second / "drift.json", Drift).vocabularies["user"].new_ids == 1
     assert read_run(run).origin is None
 
 
@@ -331,23 +327,14 @@ def test_the_same_call_again_finds_the_run_and_another_origin_is_refused(
 ) -> None:
     def again(folder: Path, **options: Any) -> Any:
         model = new_model(log.schema, seed=9)
-        start = warm_start(model, folder, log["day"], OBJECTIVE, config=CONFIG, **options)
-        return fit(
-            model, log["day"], OBJECTIVE, config=CONFIG, start=start, out=second, progress=False
-        )
+        start = warm(model, folder, log["day"], **options)
+        return train(model, log["day"], start=start, out=second)
 
     assert again(run).resumed_from == 2
     with pytest.raises(InputError, match=r"origin\.noise_std was 0\.01, is 0\.5"):
         again(run, noise_std=0.5)
     changed = msgspec.structs.replace(CONFIG, seed=8)
-    fit(
-        new_model(log.schema, seed=1),
-        log["old"],
-        OBJECTIVE,
-        config=changed,
-        out=tmp_path / "b",
-        progress=False,
-    )
+    train(new_model(log.schema, seed=1), log["old"], config=changed, out=tmp_path / "b")
     with pytest.raises(InputError, match=r"origin\.weights_sha256 was"):
         again(tmp_path / "b")
 
@@ -359,9 +346,8 @@ def test_interrupted_and_resumed_is_not_interrupted(
 
     def go(folder: Path) -> Any:
         model = new_model(log.schema, seed=9)
-        start = warm_start(model, run, log["day"], OBJECTIVE, config=config, keep_optimizer=True)
-        options: Any = {"config": config, "start": start, "out": folder, "progress": False}
-        return model, fit(model, log["day"], OBJECTIVE, **options)
+        start = warm(model, run, log["day"], config=config, keep_optimizer=True)
+        return model, train(model, log["day"], config, start=start, out=folder)
 
     whole, _ = go(tmp_path / "whole")
     update, steps = Trainer.update, []
@@ -382,61 +368,33 @@ def test_interrupted_and_resumed_is_not_interrupted(
         assert torch.equal(resumed.state_dict()[name], weight)
 
 
-def test_what_does_not_fit_is_refused_in_one_line(
-    log: Log, run: Path, other: Log, make_refusal: Callable[..., str]
-) -> None:
+def test_what_does_not_fit_is_refused_in_one_line(log: Log, run: Path, other: Log) -> None:
     day = log["day"]
     wider = new_model(log.schema, tables={"dim": 8})
-    assert "use the model of the run" in make_refusal(warm_start, wider, run, day, OBJECTIVE)
+    assert "use the model of the run" in refusal(warm, wider, run, day)
     deeper = new_model(log.schema, tower={"hidden": [16]})
-    assert "in the run" in make_refusal(warm_start, deeper, run, day, OBJECTIVE)
+    assert "in the run" in refusal(warm, deeper, run, day)
     others = new_model(log.schema, name="mlp")
-    assert "in this model" in make_refusal(warm_start, others, run, day, OBJECTIVE)
+    assert "in this model" in refusal(warm, others, run, day)
     elsewhere = new_model(other.schema)  # its tables do not hold what the run knows
-    assert "schema of the warm start" in make_refusal(
-        warm_start, elsewhere, run, other.all(), OBJECTIVE
-    )
+    assert "schema of the warm start" in refusal(warm, elsewhere, run, other.all())
     config = msgspec.structs.replace(CONFIG, table_optimizer="adagrad")
-    says = make_refusal(
-        warm_start,
-        new_model(log.schema),
-        run,
-        day,
-        OBJECTIVE,
-        config=config,
-        keep_optimizer=True,
-    )
+    options = {"config": config, "keep_optimizer": True}
+    says = refusal(warm, new_model(log.schema), run, day, **options)
     assert "table_optimizer was rowwise_adagrad, is adagrad" in says
-    assert "no run there" in make_refusal(WarmStart.of, run.parent / "none", day)
+    assert "no run there" in refusal(WarmStart.of, run.parent / "none", day)
     none = type(day)(log, type(day.rows)([]), "none")
-    assert "part 'none' has no request" in make_refusal(WarmStart.of, run, none)
-    assert "noise" in make_refusal(
-        warm_start, new_model(log.schema), run, day, OBJECTIVE, noise_std=-1.0
-    )
+    assert "part 'none' has no request" in refusal(WarmStart.of, run, none)
+    assert "noise" in refusal(warm, new_model(log.schema), run, day, noise_std=-1.0)
 
 
-def test_other_tasks_or_features_are_refused(
-    run: Path, tmp_path: Path, make_refusal: Callable[..., str]
-) -> None:
+def test_other_tasks_or_features_are_refused(run: Path, tmp_path: Path) -> None:
     table = _requests(0, 4, OLD_ITEMS, OLD_USERS, 0.0)
     tasks = msgspec.structs.replace(SCHEMA, tasks=(Task(name="c", positive="click"),))
     write_log(tmp_path / "tasks", tasks, [table])
-    says = make_refusal(WarmStart.of, run, open_log(tmp_path / "tasks").all())
+    says = refusal(WarmStart.of, run, open_log(tmp_path / "tasks").all())
     assert "was trained for {'engaged': 'click'}" in says
     fewer = msgspec.structs.replace(SCHEMA, features=SCHEMA.features[:-1])
     write_log(tmp_path / "fewer", fewer, [table.drop_columns(["candidates.x"])])
-    says = make_refusal(WarmStart.of, run, open_log(tmp_path / "fewer").all())
+    says = refusal(WarmStart.of, run, open_log(tmp_path / "fewer").all())
     assert "no candidate feature 'x'" in says
-
-
-@pytest.fixture
-def make_refusal() -> Callable[..., str]:
-    """Call something that must fail; its one line."""
-
-    def call(function: Any, *args: Any, **options: Any) -> str:
-        with pytest.raises(InputError) as caught:
-            function(*args, **options)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
-
-    return call

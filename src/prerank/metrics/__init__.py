@@ -11,6 +11,7 @@ from prerank.metrics.binary import (
     sigmoid,
 )
 from prerank.metrics.grouped import GroupedAUC, gauc
+from prerank.metrics.off_policy import doubly_robust, importance_weights, ips, snips
 from prerank.metrics.ranking import (
     hit_rate,
     mrr,
@@ -26,8 +27,11 @@ __all__ = [
     "auc",
     "calibration_error",
     "calibration_ratio",
+    "doubly_robust",
     "gauc",
     "hit_rate",
+    "importance_weights",
+    "ips",
     "log_loss",
     "mrr",
     "ndcg_at_k",
@@ -36,5 +40,6 @@ __all__ = [
     "precision_at_k",
     "recall_at_k",
     "sigmoid",
+    "snips",
     "top_order",
 ]

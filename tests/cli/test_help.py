@@ -21,6 +21,7 @@ COMMANDS = [
     ("score",),
     ("data", "world"),
     ("data", "infer"),
+    ("data", "funnel"),
     ("data", "import"),
     ("data", "split"),
     ("data", "check"),

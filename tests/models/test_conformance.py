@@ -28,6 +28,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"history": {"kind": "attention"}, "head": {"hidden": [8], "activation": "silu"}},
         {"tower": {"hidden": [8, 8], "dropout": 0.2}, "head": {"hidden": [9], "layer_norm": True}},
     ],
+    "din": [
+        {"weights": "plain", "width": 5, "head": {"hidden": [9], "dropout": 0.2}},
+    ],
 }
 CASES = {
     f"{name}-{k or 'default'}": (name, values)

@@ -10,6 +10,7 @@ import typer
 
 from prerank import adapters
 from prerank.cli import growth, own_data
+from prerank.cli.funnel import funnel
 from prerank.cli.output import (
     JsonOption,
     SetOption,
@@ -68,6 +69,7 @@ def world(
 
 
 app.command()(own_data.infer)
+app.command()(funnel)
 
 
 @app.command("import")

@@ -12,6 +12,7 @@ from prerank.plugins import lazy_names, lookup
 
 if TYPE_CHECKING:
     from prerank.models.base import Model as Model
+    from prerank.models.din import DIN as DIN
     from prerank.models.mlp import MLPPreranker as MLPPreranker
     from prerank.models.two_tower import TwoTower as TwoTower
 
@@ -20,6 +21,7 @@ __all__ = ["TABLE", "get"]
 TABLE: dict[str, str] = {
     "two_tower": "prerank.models.two_tower:TwoTower",
     "mlp": "prerank.models.mlp:MLPPreranker",
+    "din": "prerank.models.din:DIN",
 }
 """Name in a recipe -> module and class, imported when asked for."""
 

@@ -1,0 +1,268 @@
+"""DIN: a strong ranker that attends to the history with the candidate as the query.
+
+Source: Deep Interest Network (Zhou et al., KDD 2018, arXiv 1706.06978): an activation unit reads
+candidate, event and their product, its outputs weight the events, and a network reads the weighted
+sum with all other features. The softmax over events (the paper sums unnormalised weights, here the
+option ``plain``), the log age of an event, and the products of candidate and user that enter the
+network as cross features are ours.
+
+Shapes: ``R`` requests, ``U`` unique items, ``I`` candidates, ``T`` tasks, ``S`` longest history of
+the batch, ``D`` width of keys and events, ``A`` hidden width of the activation unit, ``E`` encoded
+width, ``H`` first hidden width of the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from prerank.batch import Features, History, Inputs, Pairs, Rows, Scores
+from prerank.config import Config as BaseConfig
+from prerank.jagged import Jagged
+from prerank.models.base import Model
+from prerank.nn import (
+    MLP,
+    FeatureEncoder,
+    FusedTables,
+    RowKind,
+    SplitLinear,
+    finish,
+    linear,
+    used_features,
+)
+from prerank.schema import Feature, Schema
+
+__all__ = ["DIN", "ItemState", "RequestState"]
+
+_MS_PER_DAY = 86_400_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestState(Rows):
+    """User ``vector [R, D]``, its share of ``first [R, H]``, and ``events`` per stream."""
+
+    vector: Tensor
+    first: Tensor
+    events: tuple[Jagged, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemState(Rows):
+    """Item ``key [U, D]`` and its share of ``first [U, H]``."""
+
+    key: Tensor
+    first: Tensor
+
+
+class TargetAttention(nn.Module):
+    """Weights the events of one stream for each candidate and adds them up.
+
+    ``weight = w . act(A key + B event + C (key * event))``, turned into a softmax over the events
+    of the request or taken as it is.
+
+    Parameters
+    ----------
+    width : int
+        Width ``D`` of keys and events.
+    hidden : int
+        Width ``A`` of the activation unit.
+    weights : {"softmax", "plain"}
+        What the weights of a request's events are.
+    """
+
+    def __init__(self, width: int, hidden: int, weights: Literal["softmax", "plain"]) -> None:
+        super().__init__()
+        self.weights = weights
+        self.of_key = nn.Linear(width, hidden)
+        self.of_event = nn.Linear(width, hidden, bias=False)
+        self.of_product = nn.Linear(width, hidden, bias=False)
+        # A softmax is blind to a constant.
+        self.out = nn.Linear(hidden, 1, bias=weights == "plain")
+
+    def forward(self, events: Jagged, key_ID: Tensor, request_of: Tensor) -> Tensor:
+        """Pool events ``[L, D]`` of ``R`` requests for keys ``[I, D]``; no event gives zeros."""
+        lengths = events.lengths
+        longest = int(lengths.max()) if lengths.numel() else 0
+        if not longest:
+            return torch.zeros_like(key_ID)
+        events_RSD = events.to_padded(longest)
+        is_event_RS = torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
+        events_ISD = events_RSD.index_select(0, request_of)
+        is_event_IS = is_event_RS.index_select(0, request_of)
+        hidden_ISA = self.of_product(events_ISD * key_ID.unsqueeze(1))
+        hidden_ISA = hidden_ISA + self.of_key(key_ID).unsqueeze(1)
+        hidden_ISA = hidden_ISA + self.of_event(events_RSD).index_select(0, request_of)
+        weight_IS = self.out(torch.relu(hidden_ISA)).squeeze(-1)
+        if self.weights == "softmax":
+            # A finite floor: a row without events would turn -inf into NaN.
+            floor = torch.finfo(weight_IS.dtype).min
+            weight_IS = torch.softmax(weight_IS.masked_fill(~is_event_IS, floor), dim=1)
+        weight_IS = weight_IS * is_event_IS
+        return torch.bmm(weight_IS.unsqueeze(1), events_ISD).squeeze(1)
+
+
+class DIN(Model):
+    """``logits = MLP([user; context; item; attended history; crosses; candidate])``.
+
+    The crosses are the products of the item's key with the attended history and with the user's
+    vector. All that belongs to the request or the item alone is paid there: the events' own
+    projections once per event, the first layer's user, context and item blocks once per row.
+
+    Parameters
+    ----------
+    schema : Schema
+        Features, streams and tasks.
+    config : DIN.Config
+        Sizes.
+
+    Examples
+    --------
+    >>> from prerank.schema import Label
+    >>> item = Feature(name="item", owner="item", kind="categorical")
+    >>> label = Label(name="click")
+    >>> schema = Schema(
+    ...     features=(item,),
+    ...     streams=("clicks",),
+    ...     labels=(label,),
+    ...     vocabularies={"item": 100},
+    ... )
+    >>> model = DIN.Config(width=8, head=MLP.Config(hidden=(16,))).build(schema)
+    >>> model.first.widths
+    {'user': 8, 'context': 0, 'item': 8, 'attended': 8, 'cross': 16, 'candidate': 0}
+    """
+
+    class Config(BaseConfig, frozen=True):
+        """Sizes of a DIN.
+
+        Parameters
+        ----------
+        tables : FusedTables.Config
+            Embeddings, shared by history and item side.
+        width : int
+            Width ``D`` of user vector, item keys and events.
+        attention : int
+            Hidden width ``A`` of the activation unit.
+        weights : {"softmax", "plain"}
+            Whether the weights of a request's events add up to one.
+        head : MLP.Config
+            Layers over everything; the first one is split, so at least one.
+        exclude : tuple of str
+            Features not to read, as ``name`` or ``owner.name``.
+        """
+
+        tables: FusedTables.Config = FusedTables.Config()
+        width: int = 16
+        attention: int = 8
+        weights: Literal["softmax", "plain"] = "softmax"
+        head: MLP.Config = MLP.Config(hidden=(64, 32))
+        exclude: tuple[str, ...] = ()
+
+        def build(self, schema: Schema) -> DIN:
+            """Make the model for a schema."""
+            return DIN(schema, self)
+
+    def __init__(self, schema: Schema, config: Config) -> None:
+        super().__init__(schema)
+        self.config = config
+        features = used_features(schema, exclude=config.exclude)
+        self.tables = config.tables.build_for(schema, features)
+        self.user = self._encoder("user", features)
+        self.item = self._encoder("item", features)
+        self.context = self._encoder("context", features)
+        self.candidate = self._encoder("candidate", features)
+        D, H = config.width, config.head.hidden[0]
+        self.events = nn.ModuleList(
+            FeatureEncoder(schema, "history", self.tables, stream=stream, features=features)
+            for stream in schema.streams
+        )
+        self.event_layers = nn.ModuleList(
+            nn.Linear(self.item.width + cast(FeatureEncoder, encoder).width + 1, D)
+            for encoder in self.events
+        )
+        self.attentions = nn.ModuleList(
+            TargetAttention(D, config.attention, config.weights) for _ in schema.streams
+        )
+        self.user_layer = linear(self.user.width, D)
+        self.key_layer = linear(self.item.width, D)
+        num_streams = len(schema.streams)
+        parts: dict[str, tuple[RowKind, int]] = {
+            "user": ("request", D),
+            "context": ("request", self.context.width),
+            "item": ("item", D),
+            "attended": ("candidate", D * num_streams),
+            "cross": ("candidate", D * (num_streams + 1)),
+            "candidate": ("candidate", self.candidate.width),
+        }
+        self.first = SplitLinear(parts, H)
+        self.finish = finish(H, config.head)
+        rest = MLP.Config(
+            hidden=config.head.hidden[1:],
+            activation=config.head.activation,
+            layer_norm=config.head.layer_norm,
+            dropout=config.head.dropout,
+        )
+        self.rest = rest.build(H, self.num_tasks)
+
+    def _encoder(
+        self, owner: Literal["user", "item", "context", "candidate"], features: tuple[Feature, ...]
+    ) -> FeatureEncoder:
+        return FeatureEncoder(self.schema, owner, self.tables, features=features)
+
+    def request_state(self, inputs: Inputs) -> RequestState:
+        """Project the user and every event of the histories, ``R`` rows."""
+        return self._request(inputs, self.item(inputs.items, self.tables))
+
+    def item_state(self, items: Features) -> ItemState:
+        """Project the items to keys, ``U`` rows."""
+        return self._item(self.item(items, self.tables))
+
+    def forward(self, inputs: Inputs) -> Scores:
+        """Score all candidates; items are looked up once for history and item side."""
+        items_UE = self.item(inputs.items, self.tables)
+        return self.score(self._request(inputs, items_UE), self._item(items_UE), inputs.pairs)
+
+    def _request(self, inputs: Inputs, items_UE: Tensor) -> RequestState:
+        vector_RD = self.user_layer(self.user(inputs.user, self.tables))
+        events = tuple(
+            self._events(inputs.history[stream], items_UE, k)
+            for k, stream in enumerate(self.schema.streams)
+        )
+        return RequestState(vector_RD, self.first.project("user", vector_RD), events)
+
+    def _events(self, history: History, items_UE: Tensor, k: int) -> Jagged:
+        items_LE = items_UE.index_select(0, history.item_of.values)
+        own_LE = cast(FeatureEncoder, self.events[k]).events(history, self.tables)
+        age_L1 = torch.log1p(history.age_ms.values.to(items_LE.dtype) / _MS_PER_DAY).unsqueeze(1)
+        return history.item_of.with_values(
+            self.event_layers[k](torch.cat([items_LE, own_LE, age_L1], dim=1))
+        )
+
+    def _item(self, items_UE: Tensor) -> ItemState:
+        key_UD = self.key_layer(items_UE)
+        return ItemState(key_UD, self.first.project("item", key_UD))
+
+    def score(self, request_state: RequestState, item_state: ItemState, pairs: Pairs) -> Scores:
+        """Attend to the history of each candidate's request and run the network, ``I`` rows."""
+        key_ID = item_state.key.index_select(0, pairs.item_of)
+        user_ID = request_state.vector.index_select(0, pairs.request_of)
+        attended = [
+            attention(events, key_ID, pairs.request_of)
+            for attention, events in zip(self.attentions, request_state.events, strict=True)
+        ]
+        crosses = [key_ID * x_ID for x_ID in (user_ID, *attended)]
+        at_candidates = {
+            "attended": torch.cat(attended, dim=1) if attended else key_ID[:, :0],
+            "cross": torch.cat(crosses, dim=1),
+            "candidate": self.candidate(pairs.candidate, self.tables),
+        }
+        context_RE = self.context(pairs.context, self.tables)
+        projected = {
+            "user": request_state.first,
+            "context": self.first.project("context", context_RE),
+            "item": item_state.first,
+        }
+        hidden_IH = self.first.combine(projected, pairs, at_candidates)
+        return Scores(self.rest(self.finish(hidden_IH)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prerank.metrics.agreement import kendall_tau, overlap_at_k, pair_consistency
 from prerank.metrics.binary import (
     auc,
     calibration_error,
@@ -10,6 +11,7 @@ from prerank.metrics.binary import (
     normalized_entropy,
     sigmoid,
 )
+from prerank.metrics.cutting import gain_kept, regret_at_k, survivors, value_lost
 from prerank.metrics.grouped import GroupedAUC, gauc
 from prerank.metrics.ranking import (
     hit_rate,
@@ -26,15 +28,22 @@ __all__ = [
     "auc",
     "calibration_error",
     "calibration_ratio",
+    "gain_kept",
     "gauc",
     "hit_rate",
+    "kendall_tau",
     "log_loss",
     "mrr",
     "ndcg_at_k",
     "normalized_entropy",
+    "overlap_at_k",
+    "pair_consistency",
     "per_request_auc",
     "precision_at_k",
     "recall_at_k",
+    "regret_at_k",
     "sigmoid",
+    "survivors",
     "top_order",
+    "value_lost",
 ]

@@ -157,7 +157,7 @@ def _pairs(a: npt.ArrayLike, b: npt.ArrayLike, offsets: npt.ArrayLike) -> _Pairs
 
 
 def _groups(segment: Ints, *values: Floats) -> Ints:
-    """Number the runs of equal values of sorted columns, from 0 over all segments."""
+    """Return the number of the run of equal values ``[I]``, of sorted columns."""
     new = np.diff(segment) != 0
     for value in values:
         new |= value[1:] != value[:-1]
@@ -168,7 +168,7 @@ def _pairs_in(group: Ints, segment: Ints, num_segments: int) -> Floats:
     """Return how many pairs of a segment share a group ``[R]``."""
     _, first, size = np.unique(group, return_index=True, return_counts=True)
     pairs = size * (size - 1) / 2
-    return np.bincount(segment[first], weights=pairs, minlength=num_segments)
+    return np.bincount(segment[first], weights=pairs, minlength=num_segments).astype(np.float64)
 
 
 def _inversions(value: Ints, segment: Ints, num_segments: int) -> Floats:

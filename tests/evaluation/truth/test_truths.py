@@ -14,7 +14,9 @@ from sklearn.metrics import roc_auc_score
 
 from prerank.errors import InputError
 from prerank.evaluation import Evaluation, TruthOptions, evaluate
+from prerank.evaluation.baselines import make_baselines
 from prerank.evaluation.collect import collect
+from prerank.evaluation.measures import measure
 from prerank.evaluation.truth.ranker import logged_ranker
 from prerank.evaluation.truth.truths import Truths
 from prerank.log import Log, open_log
@@ -259,3 +261,47 @@ def test_a_given_ranker_takes_the_place_of_the_logged_one(flat: Any, given: Any)
     assert result.value("run", "kendall/ranker") == 1
     assert result.value("run", f"overlap@{result.quota}/ranker") == 1
     assert result.value("run", f"score_lost@{result.quota}/ranker") == 0
+
+
+def test_chance_meets_every_truth_as_expected(flat: Any) -> None:
+    """A random order keeps k of n of any truth, agrees with half of the pairs, lies at tau 0."""
+    part = flat.log["test"]
+    draws: dict[str, list[float]] = {}
+    for seed in range(40):
+        scorers = make_baselines(["random"], None, flat.log, seed)
+        data = collect(part, scorers, ranker=logged_ranker(flat.log.schema))
+        found, _ = measure(data, "random", KS, seed, Truths.of(data, flat.log, OPTIONS, seed))
+        for key, m in found.items():
+            draws.setdefault(key, []).append(m.estimate(1, 0).value)
+    truths = Truths.of(data, flat.log, OPTIONS, 0)
+    known = np.diff(data.offsets_of(~np.isnan(data.ranker)))
+    n = data.lengths
+    expected = {"kendall/ranker": 0.0, "consistency/ranker": 0.5, "auc_macro/sources": 0.5}
+    for k in (3, QUOTA):
+        for name, truth in truths.binary.items():
+            has = np.diff(data.offsets_of(truth)) > 0
+            if has.any():
+                expected[f"recall@{k}/{name}"] = float(np.mean(np.minimum(k, n[has]) / n[has]))
+        expected[f"overlap@{k}/ranker"] = float(
+            np.mean(np.minimum(k, known[known > 0]) / known[known > 0])
+        )
+    enough = known >= M
+    expected[f"gain@{QUOTA}/ranker"] = float(np.mean(np.minimum(QUOTA, n[enough]) / n[enough]))
+    for key, value in expected.items():
+        error = np.std(draws[key], ddof=1) / math.sqrt(len(draws[key]))
+        assert abs(np.mean(draws[key]) - value) < 4 * error, key
+    assert min(draws[f"score_lost@{QUOTA}/ranker"]) > 0
+
+
+def test_the_ranker_itself_agrees_with_itself(flat: Any, given: Any) -> None:
+    heavy = np.nan_to_num(flat["candidates.score.ranker"].astype(np.float64), nan=-1e9)
+    scorer = given(heavy, flat.offsets, "order")
+    run = evaluate(
+        {"run": scorer}, flat.log["test"], baselines=(), ks=KS, truths=OPTIONS, cost=False
+    ).runs["run"]
+    for key in ("kendall/ranker", "consistency/ranker", f"recall@{QUOTA}/T3"):
+        assert run.metrics[key].value == 1, key
+    for name in ("overlap", "gain"):
+        assert run.metrics[f"{name}@{QUOTA}/ranker"].value == 1
+    assert run.metrics[f"score_lost@{QUOTA}/ranker"].value == 0
+    assert "within a request only" in run.skipped["auc_macro/sources"]

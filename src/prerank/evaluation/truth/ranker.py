@@ -66,7 +66,8 @@ def logged_ranker(schema: Schema, name: str | None = None) -> LoggedRanker | Non
         for full in known:
             if name in (full, full.partition(":")[2]):
                 return LoggedRanker(full)
-        hint = did_you_mean(name, known) if known else "the log has neither scores nor ranks"
+        words = [*known, *schema.scores, *schema.ranks]
+        hint = did_you_mean(name, words) if known else "the log has neither scores nor ranks"
         raise InputError(f"ranker '{name}': no such logged score or rank; {hint}")
     scores = [s for s in known if s.startswith("score:")]
     for choice in ("score:ranker", *(scores if len(scores) == 1 else ()), "rank:rank"):

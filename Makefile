@@ -44,6 +44,7 @@ format: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/prerank bench data
+	$(BIN)/prerank bench train
 
 clean:
 	rm -rf .venv demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,48 @@ def test_every_kind_of_file_gives_the_same_log(samples: dict[str, Sample], tmp_p
     assert import_recflow(tmp_path / "feather", tmp_path / "nan_log") == reports[0]
 
 
+@pytest.mark.parametrize("kind", ["feather", "parquet", "csv", "csv.gz"])
+def test_days_sorted_on_disk_give_the_same_log(
+    kind: str, samples: dict[str, Sample], tmp_path: Path
+) -> None:
+    pytest.importorskip("duckdb")
+    samples["recflow"](tmp_path)
+    table = pv.read_csv(_day(tmp_path))
+    folder = tmp_path / "src" / "all_stage"
+    folder.mkdir(parents=True)
+    half = table.num_rows // 2 // 12 * 12
+    for day, rows in (("2024-01-13", table.slice(0, half)), ("2024-01-14", table.slice(half))):
+        path = folder / f"{day}.{kind}"
+        if kind == "feather":
+            pf.write_feather(rows, str(path), chunksize=7)
+        elif kind == "parquet":
+            pq.write_table(rows, path, row_group_size=7)
+        else:
+            with pa.output_stream(
+                str(path), compression="gzip" if kind == "csv.gz" else None
+            ) as stream:
+                pv.write_csv(rows, stream)
+    inside = import_recflow(tmp_path / "src", tmp_path / "memory")
+    outside = import_recflow(tmp_path / "src", tmp_path / "disk", memory_limit="200MB")
+    first, second = (
+        {
+            p.relative_to(log): p.read_bytes()
+            for p in log.rglob("*")
+            if p.is_file() and p.name != "splits.json"
+        }
+        for log in (tmp_path / "memory", tmp_path / "disk")
+    )
+    assert first == second
+    assert (inside.counts, inside.num_candidates) == (outside.counts, outside.num_candidates)
+    assert sum(outside.parts.values()) == outside.num_requests
+    if kind in ("feather", "parquet"):
+        path = folder / f"2024-01-14.{kind}"
+        path.write_bytes(b"nothing of the kind")
+        with pytest.raises(InputError, match=rf"2024-01-14\.{kind}: cannot be read"):
+            import_recflow(tmp_path / "src", tmp_path / "bad", memory_limit="200MB")
+        assert not (tmp_path / "bad").exists()
+
+
 def test_pickles_are_counted_and_never_opened(samples: dict[str, Sample], tmp_path: Path) -> None:
     samples["recflow"](tmp_path)
     for folder in ("seq_effective_50_dict", "request_id_dict"):
@@ -112,7 +155,7 @@ def test_days_are_chosen_and_one_day_stands_once(
         "\n".join([text[0], *(",".join([str(int(r[0]) + 100), *r[1:]]) for r in rows)])
     )
     both = import_recflow(tmp_path, tmp_path / "a")
-    one = import_recflow(tmp_path, tmp_path / "b", days="2024-01-13")
+    one = import_recflow(tmp_path, tmp_path / "b", days=dt.date(2024, 1, 13))
     assert (both.num_requests, one.num_requests) == (60, 30)
     assert both.counts["days"] == 2
     pf.write_feather(pv.read_csv(later), later.with_suffix(".feather"))

@@ -24,10 +24,14 @@ COMMANDS = [
     ("data", "import"),
     ("data", "split"),
     ("data", "check"),
+    ("data", "append"),
+    ("data", "join-labels"),
+    ("data", "stats"),
     ("recipes", "ls"),
     ("recipes", "show"),
     ("recipes", "cp"),
     ("bench", "data"),
+    ("bench", "refresh"),
 ]
 HEAVY = ("torch", "pyarrow", "numpy", "safetensors", "rich")
 

@@ -190,3 +190,4 @@ def test_alone_nothing_is_exchanged() -> None:
     assert distributed.any_of(True)
     assert distributed.average_gradients([], 5) == 5
     distributed.same_tensors([value])
+    assert distributed.tensors_from_first({"a": value})["a"] is value

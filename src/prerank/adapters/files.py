@@ -98,22 +98,26 @@ class Files:
             raise self._absent(patterns)
         return self._open(name)
 
-    def read_all(self, *patterns: str) -> Iterator[Text]:
-        """Read every file that matches a pattern, one after another, in order of names.
+    def find_all(self, *patterns: str) -> list[str]:
+        """Return every file that matches a pattern, in order of names.
 
-        A file that lies there plain and packed is read once.
+        A file that lies there plain and packed is named once.
 
         Raises
         ------
         InputError
-            No file matches, or one cannot be unpacked.
+            No file matches.
         """
         found = {}
         for name in (n for pattern in reversed(patterns) for n in reversed(self._matches(pattern))):
             found[_unpacked(name)] = name
         if not found:
             raise self._absent(patterns)
-        for _, name in sorted(found.items()):
+        return [name for _, name in sorted(found.items())]
+
+    def read_all(self, *patterns: str) -> Iterator[Text]:
+        """Read every file that matches a pattern, one after another; see `find_all`."""
+        for name in self.find_all(*patterns):
             yield self._open(name)
 
     def _absent(self, patterns: Sequence[str]) -> InputError:

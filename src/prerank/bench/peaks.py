@@ -1,4 +1,4 @@
-"""What this machine can do at most: matrix products and copying, as measured now."""
+"""What a core of this machine can do at most: matrix products and copying, as measured now."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["fastest", "measure_peaks"]
 
 
 def fastest(function: Callable[[], object], repeats: int = 7) -> float:
-    """Return the shortest of several times of a call, in seconds."""
+    """Return the shortest of several CPU times of a call, in seconds."""
     function()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
 def measure_peaks(*, size: int = 1024, megabytes: int = 128) -> dict[str, float]:
-    """Measure float32 matrix products and copies with torch's current number of threads.
+    """Measure float32 matrix products and copies, per second of CPU time.
 
     Parameters
     ----------

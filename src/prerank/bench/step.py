@@ -24,12 +24,12 @@ class _Stopwatch:
         self._since = 0.0
 
     def start(self) -> None:
-        self._since = time.perf_counter()
+        self._since = time.process_time()
 
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
+        now = time.process_time()
         self.seconds.setdefault(name, []).append(now - self._since)
-        self._since = time.perf_counter()
+        self._since = time.process_time()
 
 
 def step_times(
@@ -56,8 +56,9 @@ def step_times(
     Returns
     -------
     list of dict
-        ``piece``, ``ms`` (median), ``share`` of the update; where there is a bound, ``bound``
-        (``bytes`` or ``flops``) and ``of_peak``: the least time it allows over the time measured.
+        ``piece``, ``ms`` (median CPU time), ``share`` of the update; where there is a bound,
+        ``bound`` (``bytes`` or ``flops``) and ``of_peak``: the least time it allows over the time
+        measured.
     """
     weight = tables.weight
     watch = _Stopwatch()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prerank.cli.frontier import frontier
 from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say
 from prerank.cli.tables import print_table
 
@@ -63,6 +64,32 @@ def data(
 
 
 @app.command()
+def memory(
+    log: Annotated[Path, typer.Option(metavar="LOG", help="Log to stream.")],
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Requests per batch.")] = 128,
+    as_json: JsonOption = False,
+) -> None:
+    """Stream a log once, shuffled, and report the peak memory above the start.
+
+    Example: prerank bench memory --log logs/large
+    """
+    from prerank.bench.memory import bench_memory
+    from prerank.log import Transforms, open_log
+
+    part = open_log(log).all()
+    result = bench_memory(part, Transforms.fit(part), batch_size=batch_size)
+    if as_json:
+        print_json(result)
+        return
+    typer.echo(
+        f"{log}: peak {result['peak_mib']:,.0f} MiB above the start, "
+        f"{result['decoded_mib']:,.0f} MiB decoded, "
+        f"{result['candidates_per_s']:,.0f} candidates/s"
+    )
+    _say_machine(result["machine"])
+
+
+@app.command()
 def train(
     rows: Annotated[
         list[int] | None,
@@ -88,10 +115,10 @@ def train(
     from rich.table import Table
 
     speeds = Table(title=f"updates of {batch_size:,} impressions")
-    for name in ("size", "way", "samples/s", "ms", "valid loss", "tables MB", "state MB"):
+    for name in ("size", "way", "samples/s", "ms", "CPU ms", "valid loss", "tables MB", "state MB"):
         speeds.add_column(name, justify="left" if name in ("size", "way") else "right")
     for row in result["rows"]:
-        numbers = (f"{row['samples_per_s']:,.0f}", f"{row['step_ms']:.1f}")
+        numbers = (f"{row['samples_per_s']:,.0f}", f"{row['step_ms']:.1f}", f"{row['cpu_ms']:.1f}")
         loss = f"{row['valid_loss']:.4f}"
         memory = (f"{row['table_mb']:,.0f}", f"{row['state_mb']:,.0f}")
         speeds.add_row(row["size"], row["way"], *numbers, loss, *memory)
@@ -109,75 +136,41 @@ def train(
 
 
 @app.command()
-def frontier(
-    log: Annotated[Path, typer.Option(metavar="LOG", help="Request log.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Runs and results; goes on there.")],
-    light: Annotated[str, typer.Option(metavar="RECIPE", help="First tier.")] = "two_tower",
-    heavy: Annotated[str, typer.Option(metavar="RECIPE", help="Second tier.")] = "mlp",
-    also: Annotated[
-        list[str] | None, typer.Option(metavar="RECIPE", help="One more model; may be repeated.")
-    ] = None,
-    cuts: Annotated[
-        str, typer.Option(metavar="SHARE,...", help="What the first tier forwards.")
-    ] = "0.05,0.1,0.2,0.3,0.5,0.75",
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds 0, 1, ...")] = 5,
-    part: Annotated[str, typer.Option(metavar="NAME", help="Part to evaluate.")] = "valid",
-    metric: Annotated[
-        list[str] | None, typer.Option(metavar="KEY", help="Larger is better; may be repeated.")
-    ] = None,
+def refresh(
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Number of worlds.")] = 3,
     values: SetOption = None,
-    resamples: Annotated[int, typer.Option(metavar="N", min=1)] = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Train models and cuts over several seeds and set quality beside cost.
+    """Daily warm starts beside a frozen model.
 
-    The same command again goes on where it stopped. Settings are chosen on part valid; give
-    --part test once they are.
+    And beside training anew, in a simulated world whose users drift; every day is evaluated before
+    it is trained on. --set changes a value of the world.
 
-    Example: prerank bench frontier --log logs/ml1m --out bench/frontier
+    Example: prerank bench refresh --seeds 1 --set drift=0
     """
-    from prerank.cli.frontier import run_frontier
-    from prerank.errors import InputError
+    from prerank.bench.refresh import REFRESH_WORLD, bench_refresh
+    from prerank.config import from_values, to_values
 
-    try:
-        shares = [float(text) for text in cuts.split(",") if text.strip()]
-    except ValueError:
-        raise InputError(f"--cuts {cuts}: expected shares like 0.1,0.3") from None
-    result = run_frontier(
-        log,
-        out,
-        light=light,
-        heavy=heavy,
-        others=also or [],
-        cuts=shares,
-        seeds=seeds,
-        part=part,
-        keys=metric or ["mrr/T1", "ndcg@10/T1", "recall@10/T1"],
-        changes=assignments(values),
-        resamples=resamples,
+    world = from_values(
+        type(REFRESH_WORLD), to_values(REFRESH_WORLD) | assignments(values), where="world"
     )
+    result = bench_refresh(world=world, seeds=range(seeds), progress=say)
     if as_json:
         print_json(result)
         return
     from rich.table import Table
 
-    for key, points in result["points"].items():
-        table = Table(title=f"{key} on {part}, {seeds} seeds; * nothing cheaper is better")
-        for name in ("point", "us per request", "mean", "sd", "against the best at its cost"):
-            table.add_column(name, justify="left" if name == "point" else "right")
-        claims = {pair.split(" - ")[0]: (pair, c) for pair, c in result["matched"][key].items()}
-        for p in points:
-            row = [f"{p['us']:,.0f}", f"{p['mean']:.4f}", f"{p['sd']:.4f}"]
-            pair, claim = claims.get(p["name"], ("", None))
-            text = (
-                f"{claim['mean']:+.4f} to {pair.split(' - ')[1]}, p {claim['p_holm']:.2g}"
-                if (claim)
-                else ""
-            )
-            table.add_row(f"{'* ' if p['efficient'] else ''}{p['name']}", *row, text)
-        print_table(table)
-    say(f"{result['seconds']:.0f} s, {result['seeds_found_complete']} seeds were complete")
+    table = Table(title="minus the frozen model, all days and worlds (95 % over users)")
+    for name in ("metric", "way", "difference", "low", "high"):
+        table.add_column(name, justify="left" if name in ("metric", "way") else "right")
+    for key, found in result["differences"].items():
+        _, metric, way, _ = key.split("/")
+        table.add_row(metric, way, *(f"{found[k]:+.4f}" for k in ("value", "low", "high")))
+    print_table(table)
     _say_machine(result["machine"])
+
+
+app.command("frontier")(frontier)
 
 
 def _say_machine(machine: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prerank import adapters
-from prerank.cli import own_data
+from prerank.cli import growth, own_data
 from prerank.cli.output import (
     JsonOption,
     SetOption,
@@ -216,6 +216,11 @@ def check(
         typer.echo(f"{'ok' if report.ok else 'NOT OK'} ({errors} errors, {warnings} warnings)")
     if not report.ok:
         raise typer.Exit(1)
+
+
+app.command()(growth.append)
+app.command("join-labels")(growth.join_labels)
+app.command()(growth.stats)
 
 
 def _written(out: Path, report: Any, as_json: bool) -> None:

@@ -4,11 +4,85 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from prerank.cli.output import say
+import typer
 
-__all__ = ["run_frontier"]
+from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say
+from prerank.cli.tables import print_table
+
+__all__ = ["frontier", "run_frontier"]
+
+
+def frontier(
+    log: Annotated[Path, typer.Option(metavar="LOG", help="Request log.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Runs and results; goes on there.")],
+    light: Annotated[str, typer.Option(metavar="RECIPE", help="First tier.")] = "two_tower",
+    heavy: Annotated[str, typer.Option(metavar="RECIPE", help="Second tier.")] = "mlp",
+    also: Annotated[
+        list[str] | None, typer.Option(metavar="RECIPE", help="One more model; may be repeated.")
+    ] = None,
+    cuts: Annotated[
+        str, typer.Option(metavar="SHARE,...", help="What the first tier forwards.")
+    ] = "0.05,0.1,0.2,0.3,0.5,0.75",
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds 0, 1, ...")] = 5,
+    part: Annotated[str, typer.Option(metavar="NAME", help="Part to evaluate.")] = "valid",
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Larger is better; may be repeated.")
+    ] = None,
+    values: SetOption = None,
+    resamples: Annotated[int, typer.Option(metavar="N", min=1)] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Quality beside cost: models and cuts over several seeds.
+
+    The same command again goes on where it stopped. Settings are chosen on part valid; give
+    --part test once they are.
+
+    Example: prerank bench frontier --log logs/ml1m --out bench/frontier
+    """
+    from prerank.errors import InputError
+
+    try:
+        shares = [float(text) for text in cuts.split(",") if text.strip()]
+    except ValueError:
+        raise InputError(f"--cuts {cuts}: expected shares like 0.1,0.3") from None
+    result = run_frontier(
+        log,
+        out,
+        light=light,
+        heavy=heavy,
+        others=also or [],
+        cuts=shares,
+        seeds=seeds,
+        part=part,
+        keys=metric or ["mrr/T1", "ndcg@10/T1", "recall@10/T1"],
+        changes=assignments(values),
+        resamples=resamples,
+    )
+    if as_json:
+        print_json(result)
+        return
+    from rich.table import Table
+
+    for key, points in result["points"].items():
+        table = Table(title=f"{key} on {part}, {seeds} seeds; * nothing cheaper is better")
+        for name in ("point", "us per request", "mean", "sd", "against the best at its cost"):
+            table.add_column(name, justify="left" if name == "point" else "right")
+        claims = {pair.split(" - ")[0]: (pair, c) for pair, c in result["matched"][key].items()}
+        for p in points:
+            row = [f"{p['us']:,.0f}", f"{p['mean']:.4f}", f"{p['sd']:.4f}"]
+            pair, claim = claims.get(p["name"], ("", None))
+            text = (
+                f"{claim['mean']:+.4f} to {pair.split(' - ')[1]}, p {claim['p_holm']:.2g}"
+                if claim
+                else ""
+            )
+            table.add_row(f"{'* ' if p['efficient'] else ''}{p['name']}", *row, text)
+        print_table(table)
+    say(f"{result['seconds']:.0f} s, {result['seeds_found_complete']} seeds were complete")
+    machine = result["machine"]
+    say(f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}")
 
 
 def run_frontier(
@@ -55,7 +129,7 @@ def run_frontier(
     import msgspec
 
     from prerank.bench.machine import describe_machine
-    from prerank.evaluation.studies.frontier import frontier
+    from prerank.evaluation.studies.frontier import frontier as frontier_of
     from prerank.log import open_log
 
     started = time.perf_counter()
@@ -76,7 +150,7 @@ def run_frontier(
         for name, point in done.items():
             values.setdefault(name, {})[seed] = point["metrics"]
             us.setdefault(name, {})[seed] = point["us"]
-    found = {key: msgspec.to_builtins(frontier(values, us, key)) for key in keys}
+    found = {key: msgspec.to_builtins(frontier_of(values, us, key)) for key in keys}
     return {
         "points": {key: f["points"] for key, f in found.items()},
         "matched": {key: f["matched"] for key, f in found.items()},

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prerank.cli.growth import say_drift
 from prerank.cli.output import (
     DeviceOption,
     JsonOption,
@@ -30,8 +31,22 @@ def train(
     ],
     part: Annotated[str, typer.Option(metavar="NAME", help="Part to train on.")] = "train",
     valid: Annotated[
-        str, typer.Option(metavar="NAME", help="Part to validate on; '' for none.")
-    ] = "valid",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Part to validate on, '' for none; default: valid, with --from none.",
+        ),
+    ] = None,
+    origin: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Go on from this complete run.")
+    ] = None,
+    keep_optimizer: Annotated[
+        bool, typer.Option("--keep-optimizer", help="With --from: keep its optimisers' state.")
+    ] = False,
+    noise: Annotated[
+        float | None,
+        typer.Option(metavar="STD", help="With --from: noise of new ids' rows (default 0.01)."),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Seed of weights, order and dropout.")
     ] = None,
@@ -46,6 +61,9 @@ def train(
     together under torchrun --nproc-per-node N -m -- prerank train ... (without the --, torchrun
     takes --log for an option of its own).
 
+    --from starts from another run, for tomorrow's data: ids it knew keep their rows, new ones
+    start at the unknown row plus noise, and a drift report is printed and stored in RUN.
+
     Example: prerank train mlp --log logs/ml1m --out runs/mlp --set fit.epochs=3
     """
     import msgspec
@@ -53,7 +71,7 @@ def train(
     from prerank.errors import InputError
     from prerank.log import open_log
     from prerank.recipes import load_recipe
-    from prerank.training import distributed, fit
+    from prerank.training import WarmStart, distributed, fit, warm_start
 
     changes = assignments(values)
     if seed is not None:
@@ -63,14 +81,37 @@ def train(
     check_device(device)
     loaded = load_recipe(recipe).replace(changes)
     opened = open_log(log)
-    model, objective, config = loaded.build(opened.schema, f"recipe {recipe}")
+    if origin is None and (keep_optimizer or noise is not None):
+        raise InputError("--keep-optimizer and --noise: only with --from RUN")
+    chosen = opened[part]
+    if valid is None:
+        valid = "valid" if origin is None else ""
+    where, start = f"recipe {recipe}", None
     with distributed.launched(device) as own_device:
+        if origin is None:
+            model, objective, config = loaded.build(opened.schema, where)
+        else:
+            min_count = loaded.build(opened.schema, where)[2].min_count
+            warm = WarmStart.of(origin, chosen, min_count=min_count)
+            model, objective, config = loaded.build(warm.schema, where)
+            start = warm_start(
+                model,
+                warm,
+                chosen,
+                objective,
+                config=config,
+                noise_std=0.01 if noise is None else noise,
+                keep_optimizer=keep_optimizer,
+            )
+            if distributed.rank() == 0:
+                say_drift(start.drift)
         report = fit(
             model,
-            opened[part],
+            chosen,
             objective,
             valid=opened[valid] if valid else None,
             config=config,
+            start=start,
             out=out,
             device=own_device,
         )
@@ -78,7 +119,8 @@ def train(
     if not is_first:
         return
     if as_json:
-        print_json(msgspec.to_builtins(report))
+        drift = {"drift": msgspec.to_builtins(start.drift)} if start is not None else {}
+        print_json({**msgspec.to_builtins(report), **drift})
         return
     state = "was complete already, " if report.resumed_from == report.steps else ""
     typer.echo(f"{out}: {state}{report.steps:,} updates, {report.samples_per_s:,.0f} candidates/s")

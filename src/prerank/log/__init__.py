@@ -2,6 +2,13 @@
 
 from prerank.log.check import CheckReport, Finding, check_log
 from prerank.log.format.columns import Columns
+from prerank.log.growth import (
+    JoinReport,
+    StatsReport,
+    append_log,
+    compute_stats,
+    join_labels,
+)
 from prerank.log.impressions import (
     ColumnMap,
     HistoryRule,
@@ -24,14 +31,19 @@ __all__ = [
     "HistoryRule",
     "ImpressionMap",
     "ImpressionReport",
+    "JoinReport",
     "Log",
     "Part",
     "RowRanges",
+    "StatsReport",
     "Transforms",
     "WriteReport",
+    "append_log",
     "check_log",
+    "compute_stats",
     "from_impressions",
     "group_impressions",
+    "join_labels",
     "open_log",
     "split_log",
     "to_impressions",

@@ -185,6 +185,11 @@ def split_log(
     -------
     dict of str to int
         Requests per part.
+
+    Raises
+    ------
+    InputError
+        Bad shares or names; another process is changing the log.
     """
     if len(fractions) != len(names) or not (
         abs(sum(fractions) - 1.0) <= 1e-9 and min(fractions) >= 0
@@ -210,4 +215,7 @@ def split_log(
     share[order] = (first - np.repeat(starts, lengths)) / np.repeat(lengths, lengths)
     part = np.minimum(np.searchsorted(cuts - 1e-12, share, side="right"), len(names) - 1)
     rows = {name: np.flatnonzero(part == i) for i, name in enumerate(names)}
-    return save_splits(log.path, rows, log.num_requests, rule=f"{by} {tuple(fractions)}")
+    from prerank.log.growth.revise import locked  # which reads logs, and so this module
+
+    with locked(log.path.resolve()):
+        return save_splits(log.path, rows, log.num_requests, rule=f"{by} {tuple(fractions)}")

@@ -13,6 +13,7 @@ from prerank.metrics.binary import (
 )
 from prerank.metrics.cutting import gain_kept, regret_at_k, survivors, value_lost
 from prerank.metrics.grouped import GroupedAUC, gauc
+from prerank.metrics.off_policy import doubly_robust, importance_weights, ips, snips
 from prerank.metrics.ranking import (
     hit_rate,
     mrr,
@@ -28,9 +29,12 @@ __all__ = [
     "auc",
     "calibration_error",
     "calibration_ratio",
+    "doubly_robust",
     "gain_kept",
     "gauc",
     "hit_rate",
+    "importance_weights",
+    "ips",
     "kendall_tau",
     "log_loss",
     "mrr",
@@ -43,6 +47,7 @@ __all__ = [
     "recall_at_k",
     "regret_at_k",
     "sigmoid",
+    "snips",
     "survivors",
     "top_order",
     "value_lost",

@@ -92,7 +92,8 @@ class Encoders(nn.Module):
 
     def item(self, items: Features) -> Tensor:
         """Encode items: ``[U, E]``."""
-        return self._item(items, self.tables)
+        encoded: Tensor = self._item(items, self.tables)
+        return encoded
 
     def user(self, inputs: Inputs, items_UE: Tensor) -> Tensor:
         """Encode user features and pooled histories: ``[R, E]``; items encoded already."""
@@ -101,8 +102,10 @@ class Encoders(nn.Module):
 
     def context(self, context: Features) -> Tensor:
         """Encode context features: ``[R, E]``."""
-        return self._context(context, self.tables)
+        encoded: Tensor = self._context(context, self.tables)
+        return encoded
 
     def candidate(self, candidate: Features) -> Tensor:
         """Encode candidate features: ``[I, E]``."""
-        return self._candidate(candidate, self.tables)
+        encoded: Tensor = self._candidate(candidate, self.tables)
+        return encoded

@@ -47,7 +47,7 @@ class FitConfig(Config, frozen=True):
     optimizer : {"adamw", "adam"}
         Of the dense part.
     table_optimizer : {"rowwise_adagrad", "adagrad", "lazy_adam"}
-        Of embedding tables; ``lazy_adam`` wants a ``table_lr`` like Adam's, about 1e-3.
+        Of embedding tables; ``lazy_adam`` wants a ``table_lr`` near 0.01.
     weight_decay : float, default 0
         Of the dense part; decoupled with ``adamw``.
     clip_norm : float, optional

@@ -44,11 +44,13 @@ __all__ = [
     "rank",
     "same_tensors",
     "size",
+    "tensors_from_first",
 ]
 
 T = TypeVar("T")
 
-_TIMEOUT = datetime.timedelta(minutes=15)
+# Of processes that hang, not of failed ones; process 0 alone may read a large log for a while.
+_TIMEOUT = datetime.timedelta(hours=1)
 _ABSENT, _DENSE, _SPARSE = 0, 1, 2  # of a gradient; a sparse one adds its number of rows
 
 
@@ -151,6 +153,17 @@ def same_tensors(tensors: Sequence[Tensor]) -> None:
     with _talking(), torch.no_grad():
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
+
+
+def tensors_from_first(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the named CPU tensors of process 0 in all; elsewhere the argument is not used."""
+    if size() == 1:
+        return tensors
+    shapes = from_first(lambda: {name: (t.shape, t.dtype) for name, t in tensors.items()})
+    if rank() > 0:
+        tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in shapes.items()}
+    same_tensors(list(tensors.values()))
+    return tensors
 
 
 def any_of(flag: bool) -> bool:

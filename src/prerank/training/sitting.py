@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Generator, Iterator
 from time import perf_counter
@@ -16,6 +17,7 @@ from prerank.errors import InputError
 from prerank.log import Part
 from prerank.training import distributed
 from prerank.training.checkpoint import (
+    Checkpoint,
     load_checkpoint,
     load_latest,
     prune_checkpoints,
@@ -115,13 +117,23 @@ class Sitting:
             self.trainer.same_weights()
             return None, []
         folder = self.folder.checkpoints
-        found, skipped = distributed.from_first(lambda: load_latest(folder))
+        tensors: dict[str, torch.Tensor] = {}
+
+        def load() -> tuple[Checkpoint | None, list[str]]:
+            newest, skipped = load_latest(folder)
+            if newest is None:
+                return None, skipped
+            tensors.update(newest.tensors)
+            return dataclasses.replace(newest, tensors={}), skipped
+
+        found, skipped = distributed.from_first(load)
         if found is None:
             self.trainer.same_weights()
             self.trainer.log.cut_after(-1)
             self.save()
             return None, skipped
-        self.trainer.restore(found)
+        tensors = distributed.tensors_from_first(tensors)
+        self.trainer.restore(dataclasses.replace(found, tensors=tensors))
         self.trainer.log.cut_after(found.step)
         self.saved_step = found.step
         return found.step, skipped

@@ -254,6 +254,26 @@ def warm_start(
     ------
     InputError
         No complete run there, another model, other features or tasks, other optimisers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from prerank.log import open_log
+    >>> from prerank.models import TwoTower
+    >>> from prerank.objectives import BCE
+    >>> from prerank.training import fit
+    >>> from prerank.world import WorldConfig, write_world
+    >>> folder = tempfile.mkdtemp()
+    >>> small = WorldConfig(num_users=20, num_items=300, num_requests=30, num_days=3)
+    >>> _ = write_world(f"{folder}/log", small)
+    >>> log = open_log(f"{folder}/log")
+    >>> objective = BCE.Config().build(log.schema)
+    >>> first, second = (TwoTower.Config().build(log.schema) for _ in range(2))
+    >>> _ = fit(first, log["train"], objective, out=f"{folder}/monday", progress=False)
+    >>> start = warm_start(second, f"{folder}/monday", log["valid"], objective)
+    >>> _ = fit(second, log["valid"], objective, start=start, progress=False)
+    >>> start.drift.vocabularies["user"].ids
+    8
     """
     config = config or FitConfig()
     given = run if isinstance(run, WarmStart) else None

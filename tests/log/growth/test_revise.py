@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prerank.errors import InputError, PrerankError
-from prerank.log import Log, Transforms, check_log, open_log
+from prerank.log import Log, Transforms, check_log, open_log, split_log
 from prerank.log.growth import add_columns, append_log, compute_stats, join_labels
 from prerank.log.growth import revise as room
 from prerank.log.growth.revise import revise
@@ -149,6 +149,8 @@ def test_a_second_change_at_the_same_time_is_refused(
         for change in changes.values():
             with pytest.raises(InputError, match="another process is changing this log"):
                 change(base_log.path)
+        with pytest.raises(InputError, match="another process is changing this log"):
+            split_log(base_log)
     for change in changes.values():
         change(base_log.path)
     assert open_log(base_log.path).schema.lineage.revision == 4

@@ -149,7 +149,8 @@ def test_histories_are_what_a_loop_finds(table: pa.Table) -> None:
     _, _, requests, _ = group_impressions(table, MAPPING)
     for request in _rows(requests):
         mine = [r for r in rows if r["u"] == request["user"] and r["t"] < request["time"]]
-        clicked = sorted((r["t"], r["i"], r["watch"]) for r in mine if r["click"] == 1)
+        events = [(r["t"], r["i"], r["watch"]) for r in mine if r["click"] == 1]
+        clicked = sorted(events, key=lambda event: event[0])
         found = zip(
             *(request[f"history.clicked.{name}"] for name in ("time", "item", "watch")), strict=True
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -143,6 +144,39 @@ def test_nothing_left_is_refused_either_way(tmp_path: Path) -> None:
             from_impressions(table, MAPPING, tmp_path / "log", memory_limit=limit)
 
 
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_tables_end_where_groups_end(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], num_rows: int
+) -> None:
+    key = np.repeat(np.arange(len(sizes)), sizes)
+    path = tmp_path_factory.mktemp("groups") / "a.parquet"
+    pq.write_table(pa.table({"k": key, "row": np.arange(len(key))}), path)
+    tables = list(past.whole_groups(path, "k", num_rows))
+    assert pa.concat_tables(tables)["row"].to_pylist() == list(range(len(key)))
+    seen = [set(table["k"].to_pylist()) for table in tables]
+    assert sum(map(len, seen)) == len(sizes)  # no group in two tables
+    limit = 2 * num_rows + max(sizes)
+    assert all(table.num_rows <= limit for table in tables)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 60))
+def test_chunks_are_cut_alike_wherever_the_reading_begins(sizes: list[int], most: int) -> None:
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "CHUNK_ROWS", most)
+        stops = rows.chunk_stops(starts, sum(sizes))
+        assert stops[-1] == len(sizes)
+        for low, high in itertools.pairwise([0, *stops]):
+            held = sum(sizes[low:high])
+            assert held <= most or high == low + 1
+            assert high == len(sizes) or held + sizes[high] > most
+        # From the first row of any chunk on, the cuts are the same.
+        for k, low in enumerate(stops[:-1]):
+            rest = rows.chunk_stops(starts[low:] - starts[low], sum(sizes[low:]))
+            assert [low + stop for stop in rest] == stops[k + 1 :]
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet folder"])
 def test_files_are_streamed(tmp_path: Path, kind: str) -> None:
     table = _messy(1, 500, words=True).drop_columns(["mood"])
@@ -178,6 +212,19 @@ def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "log" / "x").write_text("")
     with pytest.raises(InputError, match="exists already"):
         from_impressions(table, MAPPING, tmp_path / "log", memory_limit="200MB")
+
+
+def test_errors_of_the_source_are_its_own(tmp_path: Path) -> None:
+    mapping = ImpressionMap(
+        user="u", item="i", time="t", request_id="r", labels={"click": "c"}, engaged="click"
+    )
+    (tmp_path / "a.csv").write_text("u,i,t,r,c\n1,2,yesterday,4,0\n")
+    with pytest.raises(InputError, match=r"column 't': .*expected ISO 8601 times"):
+        from_impressions(tmp_path / "a.csv", mapping, tmp_path / "log", memory_limit="200MB")
+    (tmp_path / "b.csv").write_text("u,i,t,r,c\n1,2,3,4,0\n1,2,3\n")
+    with pytest.raises(InputError, match=r"b\.csv: cannot be read: .*Expected 5 columns, got 3"):
+        from_impressions(tmp_path / "b.csv", mapping, tmp_path / "log", memory_limit="200MB")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "b.csv"}
 
 
 def test_too_little_memory_is_one_line(tmp_path: Path) -> None:

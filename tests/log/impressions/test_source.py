@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prerank.errors import InputError
-from prerank.log.impressions.source import open_source, read_flat
+from prerank.log.impressions.source import BatchSource, open_source, read_flat
 
 TABLE = pa.table({"u": [3, 1, 2], "name": ["x", None, "z"], "score": [0.5, None, 1.0]})
 
@@ -106,6 +106,14 @@ def test_a_folder_may_hold_text_and_has_hidden_files(tmp_path: Path) -> None:
     pq.write_table(TABLE, tmp_path / "c.parquet")
     with pytest.raises(InputError, match=r"several kinds \(\.csv, \.parquet\); keep one"):
         open_source(tmp_path)
+
+
+def test_a_program_can_be_the_source() -> None:
+    made = BatchSource("made", TABLE.schema, lambda: iter(TABLE.to_batches(max_chunksize=1)))
+    assert read_flat(made, ["name"]).equals(TABLE.select(["name"]))
+    assert made.read().equals(TABLE)  # again, from the beginning
+    with pytest.raises(InputError, match="made: no column 'nam'; did you mean 'name'"):
+        read_flat(made, ["nam"])
 
 
 def test_a_header_can_be_given(tmp_path: Path) -> None:

@@ -57,6 +57,26 @@ def append_log(
     ------
     InputError
         Bad input as for ``write_log``; requests earlier than the last one; an existing part.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from prerank.log import open_log, write_log
+    >>> from prerank.schema import Label, Schema
+    >>> def day(start):
+    ...     return pa.table({
+    ...         "request_id": [start, start + 1],
+    ...         "user": [start, 7],
+    ...         "time": [start * 86_400_000, start * 86_400_000 + 1],
+    ...         "candidates.item": [[1, start + 2]] * 2,
+    ...         "candidates.stage": [["exposed", "exposed"]] * 2,
+    ...         "labels.click": [[1.0, 0.0]] * 2,
+    ...     })
+    >>> path = tempfile.mkdtemp() + "/log"
+    >>> _ = write_log(path, Schema(labels=(Label(name="click"),)), [day(1)])
+    >>> report = append_log(path, [day(3)], part="tuesday")
+    >>> report.num_requests, report.counts["new:user"], open_log(path)["tuesday"].num_requests
+    (2, 1, 2)
     """
     with revise(path) as revision:
         log = revision.log

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import shutil
 import uuid
@@ -23,7 +22,7 @@ from prerank.log.format.files import MANIFEST, SCHEMA, FileEntry, digest, log_id
 from prerank.log.log import Log, open_log
 from prerank.schema import Schema
 
-__all__ = ["Revision", "revise"]
+__all__ = ["Revision", "locked", "revise"]
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
@@ -102,7 +101,7 @@ def revise(path: str | Path) -> Iterator[Revision]:
     given, path = path, Path(os.path.realpath(path))  # a link keeps pointing where it did
     if not path.is_dir():
         open_log(given)  # says what is wrong
-    with _locked(path):
+    with locked(path):
         for left in path.parent.glob(f".{path.name}.*.partial"):  # a killed process's
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
@@ -121,7 +120,18 @@ def revise(path: str | Path) -> Iterator[Revision]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from changing a log meanwhile.
+
+    Raises
+    ------
+    InputError
+        Another process is changing it, or its folder cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # reading logs works everywhere
+        raise InputError(f"{path}: changing a log needs file locks of a POSIX system") from None
     lock = path.with_name(f".{path.name}.lock")
     while True:
         try:

@@ -160,6 +160,26 @@ def join_labels(
     InputError
         No label column, a missing key column, keys of another type than the log's, a value that
         is no number, a window of a label that has another one or is not joined.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from prerank.log import write_log
+    >>> from prerank.schema import Schema
+    >>> def day(start):
+    ...     return pa.table({
+    ...         "request_id": [start, start + 1],
+    ...         "user": [start, 7],
+    ...         "time": [start * 86_400_000, start * 86_400_000 + 1],
+    ...         "candidates.item": [[1, start + 2]] * 2,
+    ...         "candidates.stage": [["exposed", "exposed"]] * 2,
+    ...         "labels.click": [[1.0, 0.0]] * 2,
+    ...     })
+    >>> path = tempfile.mkdtemp() + "/log"
+    >>> _ = write_log(path, Schema(labels=(Label(name="click"),)), [day(1)])
+    >>> late = pa.table({"request_id": [1, 2, 9], "item": [3, 1, 1], "buy": [1.0, 1.0, 1.0]})
+    >>> join_labels(path, late, observed_until=2 * 86_400_000, window_ms={"buy": 3_600_000})
+    JoinReport(num_rows=3, num_matched=2, num_unmatched=1, changed={'buy': 2})
     """
     for key in _KEYS:
         if key not in late.column_names:

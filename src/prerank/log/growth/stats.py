@@ -86,6 +86,29 @@ def compute_stats(
     ------
     InputError
         A window that is no multiple of ``every``, or given twice; a negative prior.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from prerank.log import open_log, write_log
+    >>> from prerank.schema import Label, Schema
+    >>> def day(start):
+    ...     return pa.table({
+    ...         "request_id": [start, start + 1],
+    ...         "user": [start, 7],
+    ...         "time": [start * 86_400_000, start * 86_400_000 + 1],
+    ...         "candidates.item": [[1, start + 2]] * 2,
+    ...         "candidates.stage": [["exposed", "exposed"]] * 2,
+    ...         "labels.click": [[1.0, 0.0]] * 2,
+    ...     })
+    >>> path = tempfile.mkdtemp() + "/log"
+    >>> _ = write_log(path, Schema(labels=(Label(name="click"),)), [day(1)])
+    >>> compute_stats(path, ["1d"]).features
+    ('impressions_1d', 'engaged_rate_1d')
+    >>> item = open_log(path).items.ids.encode(pa.array([1, 1]))
+    >>> times = np.array([2 * 86_400_000, 2 * 86_400_000 + 1])  # at midnight, and after it
+    >>> open_log(path).items.stats.lookup("impressions_1d", item, times)
+    array([nan,  2.])
     """
     if not 0 <= prior < float("inf"):
         raise InputError(f"--prior {prior}: expected a number of impressions, 0 or more")

@@ -25,7 +25,7 @@ from prerank.log.impressions.external import External
 from prerank.log.impressions.grouping import codes_of, group_of, window_starts
 from prerank.log.impressions.mapping import ImpressionMap
 from prerank.log.impressions.rows import ImpressionRows
-from prerank.log.impressions.source import open_source, read_flat
+from prerank.log.impressions.source import BatchSource, open_source, read_flat
 from prerank.log.write import write_log
 from prerank.schema import Schema
 
@@ -75,20 +75,21 @@ class ImpressionReport(Config, frozen=True):
 
 
 def from_impressions(
-    source: pa.Table | str | Path,
+    source: pa.Table | BatchSource | str | Path,
     mapping: ImpressionMap,
     out: str | Path,
     *,
     memory_limit: str | None = None,
+    made_by: str = "impressions",
     progress: Callable[[int], None] | None = None,
 ) -> ImpressionReport:
     """Read a flat table, group its impressions to requests and write a request log.
 
     Parameters
     ----------
-    source : pyarrow.Table, path or URI
-        A table; a CSV or TSV file (also ``.gz``, ``.zst``), a Parquet, Arrow or Feather file, or
-        a folder of files of one of these kinds; see `open_source`.
+    source : pyarrow.Table, BatchSource, path or URI
+        A table, or what makes one; a CSV or TSV file (also ``.gz``, ``.zst``), a Parquet, Arrow or
+        Feather file, or a folder of files of one of these kinds; see `open_source`.
     mapping : ImpressionMap
         Which column is what.
     out : path
@@ -105,30 +106,37 @@ def from_impressions(
         A file or column that is missing or not as the mapping says; ``out`` exists.
     """
     if memory_limit is not None:
-        return _from_disk(source, mapping, Path(out), memory_limit, progress)
+        return _from_disk(source, mapping, Path(out), memory_limit, made_by, progress)
     schema, items, requests, report = group_impressions(
         read_flat(source, mapping.columns(), mapping.header), mapping
     )
-    write_log(out, schema, requests, items, progress=progress)
+    write_log(out, _named(schema, made_by), requests, items, progress=progress)
     return report
 
 
+def _named(schema: Schema, made_by: str) -> Schema:
+    lineage = msgspec.structs.replace(schema.lineage, made_by=made_by)
+    return msgspec.structs.replace(schema, lineage=lineage)
+
+
 def _from_disk(
-    source: pa.Table | str | Path,
+    source: pa.Table | BatchSource | str | Path,
     mapping: ImpressionMap,
     out: Path,
     memory_limit: str,
+    made_by: str,
     progress: Callable[[int], None] | None,
 ) -> ImpressionReport:
     check_free(out)
-    opened = open_source(source, mapping.header)
+    opened = source
+    if not isinstance(opened, BatchSource):
+        opened = open_source(opened, mapping.header)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=".impressions.", dir=out.parent) as folder,
-        open_engine(Path(folder), memory_limit) as engine,
-    ):
-        made = External(engine, opened, mapping, _without_nulls)
-        write_log(out, made.schema, made.tables(), made.items, progress=progress)
+    with tempfile.TemporaryDirectory(prefix=".impressions.", dir=out.parent) as folder:
+        with open_engine(Path(folder), memory_limit) as engine:
+            made = External(engine, opened, mapping, _without_nulls)
+        pa.default_memory_pool().release_unused()
+        write_log(out, _named(made.schema, made_by), made.tables(), made.items, progress=progress)
     return ImpressionReport(
         num_rows=made.num_rows,
         num_requests=made.num_requests,

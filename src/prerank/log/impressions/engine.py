@@ -75,9 +75,24 @@ class Engine:
         self.folder = folder
 
     def load(self, name: str, schema: pa.Schema, batches: Iterable[Any]) -> None:
-        """Make a table of record batches, read one at a time."""
-        self._connection.register("incoming", pa.RecordBatchReader.from_batches(schema, batches))
-        self.run(f"CREATE TABLE {name} AS SELECT * FROM incoming")
+        """Make a table of record batches, read one at a time; their own errors come through."""
+        failed: list[PrerankError] = []
+
+        def watched() -> Iterator[Any]:
+            try:
+                yield from batches
+            except PrerankError as error:
+                failed.append(error)
+                raise
+
+        reader = pa.RecordBatchReader.from_batches(schema, watched())
+        self._connection.register("incoming", reader)
+        try:
+            self.run(f"CREATE TABLE {name} AS SELECT * FROM incoming")
+        except Exception:
+            if failed:
+                raise failed[0] from None
+            raise
         self._connection.unregister("incoming")
 
     def run(self, sql: str) -> None:

@@ -26,7 +26,7 @@ from prerank.log.impressions.grouping import codes_of, window_starts
 from prerank.log.impressions.mapping import ImpressionMap
 from prerank.log.impressions.past import build_past, whole_groups
 from prerank.log.impressions.rows import CHUNK_ROWS, ImpressionRows, chunk_stops
-from prerank.log.impressions.source import FlatSource
+from prerank.log.impressions.source import BatchSource, FlatSource
 from prerank.schema import Schema
 
 __all__ = ["External"]
@@ -53,7 +53,7 @@ class External:
     """
 
     def __init__(
-        self, engine: Engine, source: FlatSource, mapping: ImpressionMap, drop: Drop
+        self, engine: Engine, source: FlatSource | BatchSource, mapping: ImpressionMap, drop: Drop
     ) -> None:
         self.engine = engine
         self.mapping = msgspec.structs.replace(
@@ -90,7 +90,7 @@ class External:
     def _view(self) -> str:
         return self.engine.view(self._sorted)
 
-    def _load(self, source: FlatSource, mapping: ImpressionMap, drop: Drop) -> None:
+    def _load(self, source: FlatSource | BatchSource, mapping: ImpressionMap, drop: Drop) -> None:
         schema, batches = source.batches(mapping.columns())
         plain = pa.schema([pa.field(f.name, _plain(f.type)) for f in schema])
         extra = [_ROW, _TIME, *([_UNTIL] if mapping.observed_until is not None else [])]

@@ -81,9 +81,9 @@ class PastEvents:
         self.stream = stream
         self._rule = rule
         self._columns = {"item": _Column(folder / f"{stream}.0", items)}
-        self._columns["time"] = _Column(folder / f"{stream}.1", None)
+        self._columns["time"] = _Column(folder / f"{stream}.1", plain=True)
         for k, name in enumerate(rule.features, start=2):
-            self._columns[name] = _Column(folder / f"{stream}.{k}", None)
+            self._columns[name] = _Column(folder / f"{stream}.{k}")
         self._start = np.zeros(num_requests, dtype=np.int64)
         self._length = np.zeros(num_requests, dtype=np.int32)
         self._num_events = 0
@@ -124,11 +124,14 @@ class PastEvents:
 
 
 class _Column:
-    """Values of one column in a raw file: codes of distinct values, whole numbers or floats."""
+    """Values of one column in a raw file: codes of distinct values, floats, or plain integers."""
 
-    def __init__(self, path: Path, distinct: pa.Array | None) -> None:
+    def __init__(
+        self, path: Path, distinct: pa.Array | None = None, *, plain: bool = False
+    ) -> None:
         self._file = path.open("wb")
         self._path = path
+        self._plain = plain
         self._distinct = distinct
         self._coded = distinct is not None
         self._kind: np.dtype[np.generic] = np.dtype(np.int64)
@@ -142,7 +145,7 @@ class _Column:
         if pa.types.is_floating(values.type):
             self._kind = np.dtype(np.float64)
             np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64).tofile(self._file)
-        elif self._path.name.endswith(".1"):
+        elif self._plain:
             values.to_numpy().tofile(self._file)
         else:
             self.append_codes(self._encode(values))

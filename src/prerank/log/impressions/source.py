@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 
 from prerank.errors import InputError, did_you_mean
 
-__all__ = ["FlatSource", "open_source", "read_flat"]
+__all__ = ["BatchSource", "FlatSource", "open_source", "read_flat"]
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -28,9 +28,11 @@ _BLOCK = 1 << 24
 
 
 def read_flat(
-    source: pa.Table | str | Path, columns: Sequence[str], header: Sequence[str] = ()
+    source: pa.Table | BatchSource | str | Path, columns: Sequence[str], header: Sequence[str] = ()
 ) -> pa.Table:
     """Read the named columns of a flat table into memory; see `open_source`."""
+    if isinstance(source, BatchSource):
+        return source.read(columns)
     return open_source(source, header).read(columns)
 
 
@@ -104,6 +106,36 @@ def _kind(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSource:
+    """A flat table that a program makes batch by batch.
+
+    Parameters
+    ----------
+    where : str
+        What to call it in errors.
+    schema : pyarrow.Schema
+        Of the batches.
+    make : callable
+        Returns the batches; called once per reading.
+    """
+
+    where: str
+    schema: pa.Schema
+    make: Callable[[], Iterator[pa.RecordBatch]]
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read the named columns, or all."""
+        schema, batches = self.batches(columns)
+        return pa.Table.from_batches(list(batches), schema)
+
+    def batches(self, columns: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """Return the schema and the record batches."""
+        names = _checked(columns, self.schema.names, self.where)
+        schema = pa.schema([self.schema.field(name) for name in names])
+        return schema, (batch.select(names) for batch in self.make())
+
+
+@dataclass(frozen=True, slots=True)
 class FlatSource:
     """A flat table that can be read whole or batch by batch.
 
@@ -150,7 +182,7 @@ class FlatSource:
         InputError
             A missing column, a damaged file; for text, the row is named.
         """
-        columns = self._checked(columns)
+        columns = _checked(columns, self.names(), self.where)
         with self._errors():
             if self.table is not None:
                 return self.table.select(columns)
@@ -168,7 +200,7 @@ class FlatSource:
         Parquet is decoded by several threads; batches come in order of files and rows. The types
         of text columns are those of the file's first 16 MiB.
         """
-        columns = self._checked(columns)
+        columns = _checked(columns, self.names(), self.where)
         with self._errors():
             if self.table is not None:
                 chosen = self.table.select(columns)
@@ -177,7 +209,10 @@ class FlatSource:
                 with self._text(self.files[0]) as stream:
                     schema = self._open_csv(stream, columns).schema
                 return schema, self._guarded(self._csv_batches(columns, schema))
-            scanner = self._dataset().scanner(columns=columns, batch_readahead=4)
+            # Read ahead little: whole row groups are decoded at once, and count as memory in use.
+            scanner = self._dataset().scanner(
+                columns=columns, batch_size=1 << 16, batch_readahead=2, fragment_readahead=1
+            )
             return scanner.projected_schema, self._guarded(scanner.to_batches())
 
     def _guarded(self, batches: Any) -> Iterator[Any]:
@@ -188,13 +223,6 @@ class FlatSource:
         for name in self.files:
             with self._text(name) as stream:
                 yield from self._open_csv(stream, columns, schema)
-
-    def _checked(self, columns: Sequence[str] | None) -> list[str]:
-        found = self.names()
-        for name in columns or ():
-            if name not in found:
-                raise InputError(f"{self.where}: no column '{name}'; {did_you_mean(name, found)}")
-        return found if columns is None else list(columns)
 
     def _dataset(self) -> pds.Dataset:
         kind = "ipc" if self.kind == ".arrow" else "parquet"
@@ -235,6 +263,13 @@ class FlatSource:
             yield
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.where}: cannot be read: {_first_line(error)}") from None
+
+
+def _checked(columns: Sequence[str] | None, found: list[str], where: str) -> list[str]:
+    for name in columns or ():
+        if name not in found:
+            raise InputError(f"{where}: no column '{name}'; {did_you_mean(name, found)}")
+    return found if columns is None else list(columns)
 
 
 def _first_line(error: Exception) -> str:

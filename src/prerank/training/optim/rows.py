@@ -93,8 +93,8 @@ class RowOptimiser(torch.optim.Optimizer):
         state = self.state[weight]
         if not state:
             state |= self.new_state(weight, torch.float32 if is_short else weight.dtype)
-            if is_short:
-                state["updates"] = torch.zeros((), dtype=torch.int64)
+        if is_short:
+            state.setdefault("updates", torch.zeros((), dtype=torch.int64))
         rows, grad_nD = sum_rows(grad) if grad.is_sparse else (None, grad)
         if rows is not None and rows.numel() == 0:
             return

@@ -126,6 +126,19 @@ def test_names_are_not_needed_when_values_tell() -> None:
     assert "l: only one value: same" in draft.text
 
 
+@pytest.mark.parametrize("rate", [0.002, 0.3])
+def test_a_rare_label_is_not_taken_for_constant(rate: float) -> None:
+    """One purchase in hundreds of rows is the same within nearly every user, and still no trait."""
+    columns = _requests(2000)
+    draw = np.random.default_rng(1)
+    columns["h"] = draw.random(16_000) < rate
+    columns["rare trait"] = columns["b"] == 17  # of one user in 61
+    draft = infer_map(pa.table(columns))
+    assert draft.mapping is not None
+    assert draft.mapping.labels == {"h": "h"}
+    assert "rare_trait" in draft.mapping.features["user"]
+
+
 def test_roles_that_nothing_fits_are_asked_for() -> None:
     table = pa.table({"x": [0.5, 1.5, 2.5] * 30, "name": ["a b", "c d", "e f"] * 30})
     draft = infer_map(table)

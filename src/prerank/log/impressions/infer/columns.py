@@ -63,7 +63,7 @@ _LABEL = (
         "share",
     ),
     *("shared", "comment", "watched", "label", "target", "install", "installed", "response", "hit"),
-    *("engaged", "forward", "save", "saved", "skip", "hide", "hate", "view"),
+    *("engaged", "forward", "save", "saved", "skip", "hide", "hate", "view", "attributed"),
 )
 _OUTCOME = (
     *("watch", "dwell", "stay", "play", "playing", "rating", "stars", "revenue", "gmv", "spend"),
@@ -89,6 +89,36 @@ _AMOUNT = (
         "width",
     ),
     *("height", "score", "ratio", "rate", "ms", "seconds", "minutes", "days", "distance", "views"),
+    *("age", "hours", "income", "balance", "gain", "loss", "year"),
+)
+_CODE = (
+    *(
+        "id",
+        "code",
+        "zip",
+        "type",
+        "category",
+        "cat",
+        "device",
+        "os",
+        "app",
+        "ip",
+        "model",
+        "brand",
+    ),
+    *(
+        "site",
+        "domain",
+        "campaign",
+        "region",
+        "city",
+        "country",
+        "genre",
+        "author",
+        "creator",
+        "tag",
+    ),
+    *("segment", "group", "cluster", "status", "platform", "version", "gender", "page", "shop"),
 )
 _SLOT = ("position", "pos", "slot", "rank", "place", "index", "idx")
 
@@ -197,12 +227,22 @@ def _owner(
         if not len(key):
             continue
         share, groups = agreement(p.codes, key)
-        if groups >= _MIN_GROUPS and share >= _CERTAIN:
+        if groups >= _MIN_GROUPS and share >= _CERTAIN and _beyond_chance(share, p.codes, key):
             return owner, f"constant within {name} in {100 * share:.1f} % of groups"
         if groups and share >= most:
             most = share
             best = ("candidate", f"constant within {name} in only {100 * share:.1f} % of groups")
     return best  # type: ignore[return-value]
+
+
+def _beyond_chance(share: float, codes: Index, key: Index) -> bool:
+    """Return whether groups agree because of their key, not because one value is nearly everywhere.
+
+    A purchase in one row of a thousand is "constant" in nearly all groups, too.
+    """
+    shuffled = np.random.default_rng(0).permutation(codes)
+    chance, _ = agreement(shuffled, key)
+    return share - chance >= 0.8 * (1.0 - chance)
 
 
 def _is_event(p: Profile) -> bool:
@@ -266,7 +306,7 @@ def _kind(p: Profile) -> tuple[Kind, str]:
         return "dense", ""
     if has_word(p.name, _AMOUNT):
         return "dense", ""
-    if p.num_distinct <= 64 or has_word(p.name, ("id", "code", "zip", "type", "category", "cat")):
+    if p.num_distinct <= 64 or has_word(p.name, _CODE):
         return "categorical", ""
     known = p.numbers[~np.isnan(p.numbers)]
     skewed = float(known.max()) > 20 * max(1.0, float(np.median(known)))

@@ -75,7 +75,8 @@ class Draft:
         for role in _ID_ROLES:
             column = getattr(keys, role)
             if column is None:
-                self._ask(0, f"no column found for the {role}; every impression needs one")
+                form = ": ISO 8601, or a number since 1970" if role == "time" else ""
+                self._ask(0, f"no column found for the {role}{form}; every impression needs one")
                 self._line(0, f"# {role}: COLUMN")
                 continue
             self._line(0, f"{role}: {_flow(column)}", keys.why.get(role, ""))

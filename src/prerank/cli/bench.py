@@ -69,7 +69,7 @@ def memory(
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Requests per batch.")] = 128,
     as_json: JsonOption = False,
 ) -> None:
-    """Stream a log once, shuffled, and report the peak memory above the start.
+    """Stream a log once, shuffled: peak memory above the start.
 
     Example: prerank bench memory --log logs/large
     """

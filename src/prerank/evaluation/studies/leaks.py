@@ -61,10 +61,12 @@ def refuse_evidence_readers(scorers: dict[str, ModelScorer], part: Part, *, size
     names = evidence_columns(columns.candidates)
     for name, scorer in scorers.items():
         before = _score(scorer, columns, log)
-        if np.array_equal(before, _score(scorer, _reversed(columns, names), log)):
+        if np.array_equal(before, _score(scorer, _reversed(columns, names), log), equal_nan=True):
             continue
         for one in names:
-            if not np.array_equal(before, _score(scorer, _reversed(columns, [one]), log)):
+            if not np.array_equal(
+                before, _score(scorer, _reversed(columns, [one]), log), equal_nan=True
+            ):
                 raise InputError(
                     f"evaluate: '{name}' reads '{one}', which is evidence: what happened after "
                     "the request; no model may read it"

@@ -129,3 +129,29 @@ def test_baselines_that_cannot_be_had_are_refused(flat: Any) -> None:
         make_baselines(["item_mean:clik"], flat.log["train"], flat.log, 0)
     with pytest.raises(InputError, match="'popularity' needs a part 'train' to count on"):
         make_baselines(["random", "popularity"], None, flat.log, 0)
+
+
+def test_retrieval_order_is_what_the_log_says_or_a_reason(
+    flat: Any, small_log: Callable[..., Log]
+) -> None:
+    """A logged rank beats a logged score; what retrieval did not order comes last."""
+    with pytest.raises(InputError, match="baseline 'retrieval': the order of retrieval is not"):
+        make_baselines(["retrieval"], None, flat.log, 0)
+    item = Feature(name="item", owner="item", kind="categorical")
+    row = {
+        "request_id": 1,
+        "user": 1,
+        "time": 1_700_000_000_000,
+        "candidates.item": [1, 2, 3],
+        "candidates.stage": ["retrieval", "pool", "exposed"],
+        "candidates.rank.retrieval": [1, None, 0],
+        "candidates.score.retrieval": [0.1, None, -0.5],
+        "labels.click": [None, None, 1.0],
+    }
+    common = {"features": (item,), "labels": (Label(name="click"),), "scores": ("retrieval",)}
+    for ranks, best_first in ((("retrieval",), [2, 0, 1]), ((), [0, 2, 1])):
+        kept = {k: v for k, v in row.items() if ranks or not k.startswith("candidates.rank")}
+        log = small_log(Schema(**common, ranks=ranks), [kept])
+        scorers = make_baselines(["retrieval"], None, log, 0)
+        found = collect(log.all(), scorers).scores["retrieval"][:, 0]
+        assert np.argsort(-found).tolist() == best_first

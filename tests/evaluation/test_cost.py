@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prerank.batch import Features, Inputs, RequestBatch
-from prerank.evaluation.cost import count_parameters, measure_cost
+from prerank.evaluation.cost import _Memory, count_parameters, measure_cost
 from prerank.models import MLPPreranker, TwoTower
 from prerank.nn import MLP, FusedTables, HistoryPooling
 from prerank.schema import Schema
@@ -121,3 +121,30 @@ def test_times_are_per_row_and_grow_with_the_work(
         assert 0 < getattr(small, name) < 10_000
     assert large.us_per_candidate > 3 * small.us_per_candidate
     assert large.flops_per_candidate == 2 * 1024 + 1
+
+
+def test_peak_memory_counts_what_lives_at_once() -> None:
+    """Two matrices of 1 MiB at most; what is freed or given does not count."""
+    given = torch.ones(512, 512)
+    with _Memory() as memory:
+        first = given + 1
+        second = first * 2
+        del first
+        third = second - 1
+        del second
+        third.view(-1)
+    assert memory.peak == 2 * 2**20
+    with _Memory() as memory:
+        given.add_(1)
+    assert memory.peak == 0
+
+
+def test_where_and_at_which_size_it_was_measured(
+    schemas: dict[str, Schema], make_batch: Callable[..., RequestBatch]
+) -> None:
+    inputs = inputs_of(schemas["history"], make_batch)
+    cost = measure_cost(TwoTower.Config(**SMALL).build(schemas["history"]).eval(), inputs)
+    assert (cost.num_requests, cost.num_candidates) == (9, inputs.num_candidates)
+    assert cost.device
+    assert cost.threads == torch.get_num_threads()
+    assert cost.peak_mb * 2**20 >= 4 * D * inputs.items.num_rows  # item states at least

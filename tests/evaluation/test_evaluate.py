@@ -15,13 +15,21 @@ import torch
 
 from prerank.cascade import Cascade, Tier
 from prerank.errors import InputError
-from prerank.evaluation import DEFAULT_BASELINES, Difference, Estimate, Evaluation, evaluate
+from prerank.evaluation import (
+    DEFAULT_BASELINES,
+    Difference,
+    Estimate,
+    Evaluation,
+    TruthOptions,
+    evaluate,
+)
 from prerank.evaluation.collect import CascadeScorer, ModelScorer, collect
 from prerank.evaluation.show import as_text, cost_table, shown_keys
 from prerank.log import Log, open_log, write_log
 from prerank.models import TwoTower
 
 KS = (3, 10)
+DETAILS = ("quota", "top_m", "ranker")
 
 
 def evaluated(flat: Any, scorers: Any, **options: Any) -> Evaluation:
@@ -39,7 +47,7 @@ def result(flat: Any, runs: Any) -> Evaluation:
 def test_json_has_the_promised_shape(result: Evaluation, flat: Any) -> None:
     text = json.dumps(result.to_json(), allow_nan=False)
     values = json.loads(text)
-    assert set(values) == {"runs", "differences", "counts", "log", "part", "seed"}
+    assert set(values) == {"runs", "differences", "counts", "log", "part", "seed", *DETAILS}
     assert (values["log"], values["part"], values["seed"]) == (str(flat.log.path), "test", 3)
     assert list(values["runs"]) == ["two_tower", "mlp", "cascade", *DEFAULT_BASELINES]
     for name, run in values["runs"].items():
@@ -56,8 +64,12 @@ def test_json_has_the_promised_shape(result: Evaluation, flat: Any) -> None:
                 "flops_per_candidate",
                 "params_dense",
                 "params_table",
+                *("num_candidates", "num_requests", "peak_mb", "device", "threads"),
             }
-            assert all(number > 0 for number in run["cost"].values())
+            numbers = [v for v in run["cost"].values() if not isinstance(v, str)]
+            assert all(number > 0 for number in numbers)
+            assert run["cost"]["device"]
+            assert run["cost"]["num_requests"] == 1
         else:
             assert run["cost"] is None
     assert values["runs"]["mlp"]["metrics"]["ece/T1"]["low"] is None
@@ -110,7 +122,7 @@ def test_differences_are_paired_and_antisymmetric(flat: Any, runs: Any) -> None:
     back = evaluated(flat, {"b": runs.mlp, "a": runs.two_tower})
     assert set(forth.differences) == {
         "a - b",
-        *(f"{run} - {baseline}" for run in "ab" for baseline in DEFAULT_BASELINES),
+        *(f"{run} - {b}" for run in "ab" for b in DEFAULT_BASELINES if b != "retrieval"),
     }
     assert set(forth.differences["a - b"]) == set(forth.runs["a"].metrics)
     for key, d in forth.differences["a - b"].items():
@@ -151,7 +163,8 @@ def test_a_cascade_of_one_tier_is_its_model_ties_included(flat: Any, runs: Any) 
             metrics = found.runs["cascade"].metrics
             assert {"mrr/T1", "recall@3/T1", "ndcg@10/T1"} <= set(metrics)
             for key, estimate in metrics.items():
-                if scored is model and key.startswith("request_auc"):
+                pairs = ("request_auc", "kendall", "consistency")
+                if scored is model and key.startswith(pairs):
                     continue  # the model's ties count one half, the cascade drew an order
                 assert same(estimate, found.runs["model"].metrics[key]), key
 
@@ -184,8 +197,12 @@ def test_another_log_is_mapped_by_raw_value(flat: Any, runs: Any, tmp_path: Path
     ids = [log.items.ids.values.to_pylist() for log in (flat.log, other)]
     assert ids[0] != ids[1]
     scorers = {"mlp": runs.mlp, "two_tower": runs.two_tower}
-    there = evaluate(scorers, other.all(), baselines=(), ks=KS, num_resamples=2, cost=False)
-    here = evaluated(flat, scorers, baselines=())
+    # Later requests and the training part are not in the other log.
+    truths = TruthOptions(groups=("T1", "T2", "T3", "T4", "ranker", "macro"))
+    there = evaluate(
+        scorers, other.all(), baselines=(), ks=KS, truths=truths, num_resamples=2, cost=False
+    )
+    here = evaluated(flat, scorers, baselines=(), truths=truths)
     assert there.counts == here.counts
     for name in scorers:
         for key, estimate in here.runs[name].metrics.items():
@@ -199,8 +216,14 @@ def test_cuts_baselines_and_parts_are_as_asked(flat: Any, given: Any) -> None:
         flat, {"run": scorer}, baselines=["slot"], ks=(2,), batch_size=30, progress=seen.append
     )
     assert list(result.runs) == ["run", "slot"]
-    cuts = {key for key in result.runs["run"].metrics if "@" in key}
-    assert cuts == {"recall@2/T1", "ndcg@2/T1"}
+    cuts = {key for key in result.runs["run"].metrics if key.endswith("/T1") and "@" in key}
+    quota = result.quota
+    assert quota is not None
+    asked = {
+        f"{name}@{k}/T1" for name in ("recall", "ndcg") for k in (2, quota // 2, quota, 2 * quota)
+    }
+    assert {key for key in cuts if not key.startswith("survival")} <= asked
+    assert {f"recall@{quota}/T1", "ndcg@2/T1"} <= cuts
     assert seen == scorer.calls
     assert sum(seen) == result.counts["requests"]
     assert max(seen) == 30

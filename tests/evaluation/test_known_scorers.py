@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prerank.evaluation import Evaluation, evaluate
+from prerank.evaluation import Evaluation, TruthOptions, evaluate
 from prerank.evaluation.baselines import make_baselines
 from prerank.evaluation.collect import collect
 from prerank.evaluation.measures import measure
 
 KS = (1, 4, 8, 20)
+ONLY_T1 = TruthOptions(groups=("T1",))
 BEST = {"auc": 1, "gauc": 1, "request_auc": 1, "recall": 1, "ndcg": 1, "mrr": 1}
 BEST |= {"logloss": 0, "ne": 0, "ece": 0}
 
 
 def evaluated(flat: Any, scorers: dict[str, Any], **options: Any) -> Evaluation:
-    options = {"baselines": (), "num_resamples": 50, "ks": KS, **options}
+    options = {"baselines": (), "num_resamples": 50, "ks": KS, "truths": ONLY_T1, **options}
     return evaluate(scorers, flat.log["test"], **options)
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
-from prerank.evaluation import Evaluation, evaluate
+from prerank.evaluation import Evaluation, TruthOptions, evaluate
 from prerank.log import Log
 from prerank.schema import Feature, Label, Schema, Task
 
 KS = (3, 10)
+ONLY_T1 = TruthOptions(groups=("T1",))
 STAGES = {
     "random": ("pool",),
     "prerank": ("retrieval",),
@@ -32,7 +33,13 @@ def noisy(flat: Any, seed: int = 0) -> np.ndarray:
 def evaluated(flat: Any, values: np.ndarray, given: Any, kind: str = "logit") -> Evaluation:
     scorer = given(values, flat.offsets, kind)
     return evaluate(
-        {"run": scorer}, flat.log["test"], baselines=(), ks=KS, num_resamples=2, cost=False
+        {"run": scorer},
+        flat.log["test"],
+        baselines=(),
+        ks=KS,
+        truths=ONLY_T1,
+        num_resamples=2,
+        cost=False,
     )
 
 
@@ -171,7 +178,9 @@ def tiny(log: Log, given: Any, ks: tuple[int, ...] = (1,)) -> Evaluation:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     width = len(log.schema.task_names)
     scorer = given(np.random.default_rng(0).normal(size=(offsets[-1], width)), offsets)
-    return evaluate({"run": scorer}, log.all(), baselines=(), ks=ks, num_resamples=2)
+    return evaluate(
+        {"run": scorer}, log.all(), baselines=(), ks=ks, truths=ONLY_T1, num_resamples=2
+    )
 
 
 def test_reasons(small_log: Callable[..., Log], given: Any) -> None:

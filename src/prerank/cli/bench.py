@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prerank.cli.frontier import frontier
 from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say
 from prerank.cli.tables import print_table
 
@@ -68,7 +69,7 @@ def memory(
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Requests per batch.")] = 128,
     as_json: JsonOption = False,
 ) -> None:
-    """Stream a log once, shuffled, and report the peak memory above the start.
+    """Stream a log once, shuffled: peak memory above the start.
 
     Example: prerank bench memory --log logs/large
     """
@@ -167,6 +168,9 @@ def refresh(
         table.add_row(metric, way, *(f"{found[k]:+.4f}" for k in ("value", "low", "high")))
     print_table(table)
     _say_machine(result["machine"])
+
+
+app.command("frontier")(frontier)
 
 
 def _say_machine(machine: dict[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 Counted on the training part: ``popularity`` (exposures with known engagement), ``item_mean``
 (smoothed rate of engagement of exposures), ``item_mean:LABEL`` (smoothed mean of a label over
-exposures), ``item_mean+user_mean`` (that of the user added). Not counted: ``random``, ``slot`` (the
-log's own order: what was shown by slot, then the rest as listed), ``slate_size`` (requests of fewer
-candidates first, which says nothing within one).
+exposures), ``item_mean+user_mean`` (that of the user added). Not counted: ``random``, ``retrieval``
+(the logged rank or score of the stage ``retrieval``; what it did not order comes last), ``slot``
+(the log's own order: what was shown by slot, then the rest as listed), ``slate_size`` (requests of
+fewer candidates first, which says nothing within one).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from prerank.log import Columns, Log, Part
 from prerank.log.inputs.evidence import build_evidence
 from prerank.rng import stream, uniform
 
-__all__ = ["DEFAULT_BASELINES", "make_baselines"]
+__all__ = ["DEFAULT_BASELINES", "make_baselines", "why_no_baseline"]
 
-DEFAULT_BASELINES = ("random", "popularity", "item_mean", "item_mean+user_mean")
-_SIMPLE = ("random", "popularity", "item_mean", "item_mean+user_mean", "slot", "slate_size")
+DEFAULT_BASELINES = ("random", "popularity", "retrieval", "item_mean", "item_mean+user_mean")
+_SIMPLE = (*DEFAULT_BASELINES, "slot", "slate_size")
+_RETRIEVAL = "retrieval"
 _PRIOR = 10.0
 _RANDOM = stream("baseline/random")
 
@@ -91,6 +93,30 @@ class _Place:
         return -place.astype(np.float64)[:, None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Retrieval:
+    """The order in which retrieval found the candidates, as far as it is logged."""
+
+    kind: Kind = "order"
+
+    def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
+        if _RETRIEVAL in evidence.ranks:
+            rank = evidence.ranks[_RETRIEVAL].numpy().astype(np.float64)
+            value = np.where(rank >= 0, -rank, -float(len(rank)) - 1)
+        else:
+            score = evidence.scores[_RETRIEVAL].double().numpy()
+            value = np.where(np.isnan(score), np.finfo(np.float64).min, score)
+        return np.asarray(value[:, None])
+
+
+def why_no_baseline(name: str, log: Log) -> str | None:
+    """Return why a log cannot have a baseline, None where it can."""
+    schema = log.schema
+    if name == _RETRIEVAL and _RETRIEVAL not in (*schema.ranks, *schema.scores):
+        return "the order of retrieval is not logged (candidates.rank.retrieval)"
+    return None
+
+
 def make_baselines(
     names: Iterable[str], train: Part | None, log: Log, seed: int
 ) -> dict[str, Scorer]:
@@ -135,6 +161,10 @@ def make_baselines(
                 scorers[name] = _Random(seed)
             case "slot" | "slate_size":
                 scorers[name] = _Place(size=name == "slate_size")
+            case "retrieval":
+                if (why := why_no_baseline(name, log)) is not None:
+                    raise InputError(f"{log.path}: baseline 'retrieval': {why}; leave it out")
+                scorers[name] = _Retrieval()
             case "popularity":
                 scorers[name] = _Lookup(means[""][0].count)
             case "item_mean+user_mean":

@@ -17,15 +17,18 @@ from prerank import metrics
 from prerank.batch import Evidence
 from prerank.cascade import Cascade
 from prerank.errors import InputError
+from prerank.evaluation.truth.ranker import LoggedRanker
 from prerank.log import Columns, Log, Part
 from prerank.log.inputs.evidence import build_evidence
 from prerank.models.base import Model
 from prerank.schema import Schema
+from prerank.world import World
 
 __all__ = [
     "CascadeScorer",
     "Collected",
     "ModelScorer",
+    "Ranker",
     "Scorer",
     "check_scores",
     "collect",
@@ -108,6 +111,9 @@ class CascadeScorer:
         return -ranked.position.double().cpu().numpy()[:, None]
 
 
+Ranker = LoggedRanker | Scorer
+
+
 @dataclass(frozen=True, slots=True)
 class Collected:
     """A part with the scores of every scorer.
@@ -116,10 +122,12 @@ class Collected:
     ----------
     schema : Schema
         Of the evaluated log: sources and tasks.
-    row, user : ndarray ``[R]`` int64
-        Log row and user index of each request.
+    row, user, time : ndarray ``[R]`` int64
+        Log row, user index and time (ms) of each request.
     offsets : ndarray ``[R + 1]`` int64
         Where each request's candidates begin.
+    item, stage : ndarray ``[I]`` int64
+        Item index; code of the deepest stage.
     shown : ndarray ``[I]`` bool
         Whether the candidate reached the last stage, exposure.
     source : ndarray ``[I]`` int64
@@ -132,18 +140,27 @@ class Collected:
         By scorer.
     kinds : dict of str to str
         What each scorer's numbers mean.
+    ranker : ndarray ``[I]`` float64, optional
+        What the ranker behind says, NaN where it was not asked.
+    utility : ndarray ``[I]`` float64, optional
+        True utility, known to simulated worlds only.
     """
 
     schema: Schema
     row: npt.NDArray[np.int64]
     user: npt.NDArray[np.int64]
+    time: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
+    item: npt.NDArray[np.int64]
+    stage: npt.NDArray[np.int64]
     shown: npt.NDArray[np.bool_]
     source: npt.NDArray[np.int64]
     engaged: npt.NDArray[np.float32]
     targets: npt.NDArray[np.float32]
     scores: dict[str, Scores]
     kinds: dict[str, Kind]
+    ranker: npt.NDArray[np.float64] | None = None
+    utility: npt.NDArray[np.float64] | None = None
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -173,9 +190,26 @@ def collect(
     scorers: Mapping[str, Scorer],
     *,
     batch_size: int = 256,
+    ranker: Ranker | None = None,
+    world: World | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Collected:
     """Read a part once and score it with every scorer.
+
+    Parameters
+    ----------
+    part : Part
+        The requests.
+    scorers : mapping of str to Scorer
+        What to score them with.
+    batch_size : int
+        Requests scored at once.
+    ranker : LoggedRanker or Scorer, optional
+        The ranker behind.
+    world : World, optional
+        The world that made the log.
+    progress : callable, optional
+        Called with the number of requests just scored.
 
     Raises
     ------
@@ -189,9 +223,10 @@ def collect(
     pieces: dict[str, list[npt.NDArray[Any]]] = {}
     scores: dict[str, list[Scores]] = {name: [] for name in scorers}
     lengths: list[npt.NDArray[np.int64]] = []
-    for columns in part.columns(batch_size):
+    raw_items = None if world is None else np.asarray(log.items.ids.values.fill_null(-1))
+    for columns in part.columns(batch_size, with_ids=world is not None):
         evidence = build_evidence(columns, log.schema, log.schema)
-        for name in ("row", "user", "source", "engaged", "targets"):
+        for name in ("row", "user", "time", "item", "stage", "source", "engaged", "targets"):
             pieces.setdefault(name, []).append(getattr(evidence, name).numpy())
         pieces.setdefault("shown", []).append((evidence.stage == last_stage).numpy())
         lengths.append(np.diff(columns.candidates.offsets))
@@ -199,6 +234,12 @@ def collect(
             values = scorer(columns, log, evidence)
             check_scores(values, width[scorer.kind], name, columns)
             scores[name].append(values)
+        if ranker is not None:
+            pieces.setdefault("ranker", []).append(_ranker_says(ranker, columns, log, evidence))
+        if world is not None and raw_items is not None:
+            request = np.repeat(columns.scalars["request_id"], lengths[-1])
+            utility = world.utility(request, raw_items[evidence.item.numpy()])
+            pieces.setdefault("utility", []).append(utility)
         if progress is not None:
             progress(columns.num_requests)
     if not lengths:
@@ -211,6 +252,14 @@ def collect(
         kinds={name: scorer.kind for name, scorer in scorers.items()},
         **{name: np.concatenate(parts) for name, parts in pieces.items()},
     )
+
+
+def _ranker_says(
+    ranker: Ranker, columns: Columns, log: Log, evidence: Evidence
+) -> npt.NDArray[np.float64]:
+    if isinstance(ranker, LoggedRanker):
+        return ranker(evidence)
+    return ranker(columns, log, evidence)[:, 0]
 
 
 def check_scores(values: Scores, width: int, name: str, columns: Columns) -> None:

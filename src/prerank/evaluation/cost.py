@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import time
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from prerank.batch import Inputs
@@ -35,6 +39,13 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         element by element; not activations, normalisations and look-ups.
     params_dense, params_table : int
         Parameters outside and inside embedding tables.
+    num_candidates, num_requests : int
+        Of the batch that was scored: the size that the times hold for.
+    peak_mb : float
+        Most memory (MiB) that tensors held at once while the batch was scored, beyond parameters
+        and inputs.
+    device, threads : str, int
+        Where: the processor's name, threads of torch.
     """
 
     us_per_request: float
@@ -43,6 +54,11 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     flops_per_candidate: float
     params_dense: int
     params_table: int
+    num_candidates: int = 0
+    num_requests: int = 0
+    peak_mb: float = 0.0
+    device: str = ""
+    threads: int = 0
 
 
 def count_parameters(model: Model) -> tuple[int, int]:
@@ -72,6 +88,8 @@ def measure_cost(model: Model, inputs: Inputs) -> Cost:
     us_request = _median_us(lambda: model.request_state(alone), device)
     us_item = _median_us(lambda: model.item_state(inputs.items), device)
     us_score = _median_us(lambda: model.score(requests, items, pairs), device)
+    with _Memory() as memory:
+        model.score(model.request_state(alone), model.item_state(inputs.items), pairs)
     flops = matrices.get_total_flops() + elements.flops
     dense, table = count_parameters(model)
     return Cost(
@@ -81,6 +99,11 @@ def measure_cost(model: Model, inputs: Inputs) -> Cost:
         flops_per_candidate=flops / inputs.num_candidates,
         params_dense=dense,
         params_table=table,
+        num_candidates=inputs.num_candidates,
+        num_requests=inputs.num_requests,
+        peak_mb=memory.peak / 2**20,
+        device=_device_name(device),
+        threads=torch.get_num_threads(),
     )
 
 
@@ -120,6 +143,44 @@ class _Elementwise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif operation == aten.sum and out.is_floating_point():
             self.flops += args[0].numel()
         return out
+
+
+class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the bytes of the storages that calls allocate, and when they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._held: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        before = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if _real(t)}
+        for tensor in tree_leaves(out):
+            if _real(tensor):
+                storage = tensor.untyped_storage()
+                address = storage.data_ptr()
+                if address not in self._held and address not in before:
+                    self._held[address] = storage.nbytes()
+                    weakref.finalize(storage, self._held.pop, address, None)
+        self.peak = max(self.peak, sum(self._held.values()))
+        return out
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def _median_us(call: Callable[[], object], device: torch.device) -> float:

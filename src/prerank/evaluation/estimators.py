@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -70,18 +71,19 @@ class AUCMeasure:
     label: npt.NDArray[np.bool_]
     user: Ints
 
-    def _resamples(self, wanted: int) -> int:
+    def num_resamples(self, wanted: int) -> int:
+        """Return how many resamples are drawn when ``wanted`` are asked for."""
         return int(np.clip(_AUC_WORK // max(len(self.score), 1), min(50, wanted), wanted))
 
     def estimate(self, num_resamples: int, seed: int) -> Estimate:
         """Return the AUC with its interval."""
-        num = self._resamples(num_resamples)
+        num = self.num_resamples(num_resamples)
         return bootstrap_auc(self.score, self.label, self.user, num_resamples=num, seed=seed)
 
     def minus(self, other: Measure, num_resamples: int, seed: int) -> Difference:
         """Return the paired difference to the same measure of another scorer."""
         assert isinstance(other, AUCMeasure)
-        num = self._resamples(num_resamples)
+        num = self.num_resamples(num_resamples)
         return paired_auc(
             self.score, other.score, self.label, self.user, num_resamples=num, seed=seed
         )
@@ -103,7 +105,16 @@ class PointMeasure:
         return Difference(self.value - other.value, _NAN, _NAN, 0, _NAN)
 
 
-Measure = MeanMeasure | AUCMeasure | PointMeasure
+class Measure(Protocol):
+    """A metric of one scorer, from whose units intervals and differences follow."""
+
+    def estimate(self, num_resamples: int, seed: int) -> Estimate:
+        """Return the value with its interval."""
+        ...
+
+    def minus(self, other: Measure, num_resamples: int, seed: int) -> Difference:
+        """Return the paired difference to the same measure of another scorer."""
+        ...
 
 
 def compare(

@@ -12,16 +12,31 @@ import numpy as np
 
 from prerank.cascade import Cascade
 from prerank.errors import InputError
-from prerank.evaluation.baselines import DEFAULT_BASELINES, make_baselines
-from prerank.evaluation.collect import CascadeScorer, Collected, ModelScorer, Scorer, collect
+from prerank.evaluation.baselines import (
+    DEFAULT_BASELINES,
+    make_baselines,
+    why_no_baseline,
+)
+from prerank.evaluation.collect import (
+    CascadeScorer,
+    Collected,
+    ModelScorer,
+    Ranker,
+    Scorer,
+    collect,
+)
 from prerank.evaluation.cost import Cost, measure_cost
 from prerank.evaluation.estimators import Measure, compare
 from prerank.evaluation.measures import measure
 from prerank.evaluation.statistics import Difference, Estimate
+from prerank.evaluation.studies.leaks import refuse_evidence_readers
+from prerank.evaluation.truth.ranker import logged_ranker
+from prerank.evaluation.truth.truths import TruthOptions, Truths
 from prerank.log import Log, Part
 from prerank.models.base import Model
+from prerank.world import World
 
-__all__ = ["DEFAULT_KS", "Evaluation", "RunResult", "evaluate"]
+__all__ = ["DEFAULT_KS", "Evaluation", "RunResult", "as_scorer", "evaluate"]
 
 DEFAULT_KS = (10, 50, 100)
 
@@ -50,6 +65,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         ``negatives:SOURCE``.
     log, part, seed
         What was evaluated.
+    quota, top_m : int, optional
+        What pre-ranking kept of a request, and ``m`` of the ranker's list.
+    ranker : str, optional
+        Which ranker: ``score:NAME`` or ``rank:STAGE`` of the log, or ``given``.
     """
 
     runs: dict[str, RunResult]
@@ -58,6 +77,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     part: str
     seed: int
+    quota: int | None = None
+    top_m: int | None = None
+    ranker: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; a number that does not exist is null."""
@@ -81,6 +103,8 @@ def evaluate(
     *,
     baselines: Sequence[str] = DEFAULT_BASELINES,
     ks: Sequence[int] = DEFAULT_KS,
+    truths: TruthOptions = TruthOptions(),  # noqa: B008 (frozen)
+    ranker: str | Model | Cascade | Scorer | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
     batch_size: int = 256,
@@ -100,7 +124,11 @@ def evaluate(
         Rows to put beside them, counted on the log's ``train`` part.
     ks : sequence of int
         Cut-offs of recall and NDCG; those that keep all candidates of half of the requests are
-        skipped with the reason.
+        skipped with the reason. Half of what pre-ranking kept, that, and twice that are added.
+    truths : TruthOptions
+        Which truths beside T1, and their numbers.
+    ranker : str, Model, Cascade or Scorer, optional
+        The frozen ranker behind: a logged score or rank by name, or a model. Default: the log's.
     num_resamples, seed : int
         Of the user bootstrap (95 % intervals); the seed also draws the order among equal scores.
     batch_size : int
@@ -133,37 +161,50 @@ def evaluate(
     ...     report = write_world(f"{folder}/log", config)
     ...     result = evaluate({}, open_log(f"{folder}/log")["test"], num_resamples=100)
     >>> sorted(result.runs), 0 < result.value("popularity", "recall@50/T1") < 1
-    (['item_mean', 'item_mean+user_mean', 'popularity', 'random'], True)
+    (['item_mean', 'item_mean+user_mean', 'popularity', 'random', 'retrieval'], True)
     """
     if any(k < 1 for k in ks) or num_resamples < 1:
         raise InputError("evaluate: ks and num_resamples start at 1")
     log = part.log
     if isinstance(scorers, Model | Cascade):
         scorers = {type(scorers).__name__: scorers}
-    named: dict[str, Scorer] = {}
-    for name, scorer in scorers.items():
-        match scorer:
-            case Model():
-                _check_tasks(name, scorer, log)
-                named[name] = ModelScorer(scorer, device)
-            case Cascade():
-                named[name] = CascadeScorer(scorer, device, seed=seed)
-            case _:
-                named[name] = scorer
+    named = {name: as_scorer(name, s, log, device, seed) for name, s in scorers.items()}
+    behind: Ranker | None
+    if ranker is None or isinstance(ranker, str):
+        behind = logged_ranker(log.schema, ranker)
+    else:
+        behind = as_scorer("ranker", ranker, log, device, seed)
     train = log["train"] if "train" in log.parts else None
-    for name, baseline in make_baselines(baselines, train, log, seed).items():
+    absent = {name: why for name in baselines if (why := why_no_baseline(name, log))}
+    wanted = [name for name in baselines if name not in absent]
+    for name, baseline in make_baselines(wanted, train, log, seed).items():
         if name in named:
             raise InputError(f"evaluate: a run is named '{name}' like a baseline; rename the run")
         named[name] = baseline
-    data = collect(part, named, batch_size=batch_size, progress=progress)
+    models = {name: s for name, s in named.items() if isinstance(s, ModelScorer)}
+    refuse_evidence_readers(models, part)
+    data = collect(
+        part,
+        named,
+        batch_size=batch_size,
+        ranker=behind,
+        world=_world_of(log) if "U" in truths.groups else None,
+        progress=progress,
+    )
+    found_truths = Truths.of(data, log, truths, seed)
     measures: dict[str, dict[str, Measure]] = {}
     runs: dict[str, RunResult] = {}
     for name, scorer in named.items():
-        found, skipped = measure(data, name, ks, seed)
+        found, skipped = measure(data, name, ks, seed, found_truths)
         measures[name] = found
         timed = _cost(scorer, part, device) if cost else None
         estimates = {key: m.estimate(num_resamples, seed) for key, m in found.items()}
         runs[name] = RunResult(metrics=estimates, cost=timed, skipped=skipped)
+    every = {key for run in runs.values() for key in (*run.metrics, *run.skipped)}
+    for name, why in absent.items():
+        reasons = dict.fromkeys(sorted(every), why)
+        runs[name] = RunResult(metrics={}, cost=None, skipped=reasons)
+    runs = {name: runs[name] for name in (*scorers, *dict.fromkeys(baselines))}
     own = list(scorers)
     pairs = [*itertools.combinations(own, 2), *itertools.product(own, list(named)[len(own) :])]
     differences = {
@@ -176,16 +217,50 @@ def evaluate(
         log=str(log.path),
         part=part.name,
         seed=seed,
+        quota=found_truths.quota,
+        top_m=found_truths.top_m,
+        ranker=None if behind is None else getattr(behind, "name", "given"),
     )
+
+
+def as_scorer(
+    name: str, scorer: Model | Cascade | Scorer, log: Log, device: str, seed: int
+) -> Scorer:
+    """Return what scores: a model and a cascade wrapped, anything else as it is.
+
+    Raises
+    ------
+    InputError
+        A model that was not trained or predicts other tasks than the log's.
+    """
+    match scorer:
+        case Model():
+            _check_tasks(name, scorer, log)
+            return ModelScorer(scorer, device)
+        case Cascade():
+            return CascadeScorer(scorer, device, seed=seed)
+    return scorer
+
+
+def _world_of(log: Log) -> World | None:
+    """Return the world that made the log, unless the log was changed since."""
+    lineage = log.schema.lineage
+    if lineage.made_by != "world" or lineage.revision or not (log.path / "world.json").is_file():
+        return None
+    return World.open(log.path)
 
 
 def _cost(scorer: Scorer, part: Part, device: str) -> Cost | None:
     if not isinstance(scorer, ModelScorer) or scorer.model.transforms is None:
         return None
     columns = next(part.columns(64))
-    batch = scorer.model.transforms.batch(columns, part.log)
-    if not batch.num_candidates:
+    lengths = np.diff(columns.candidates.offsets)
+    if not lengths.any():
         return None
+    # One request of the usual size is what a server scores at once.
+    usual = np.argsort(lengths, kind="stable")[lengths.size // 2 :]
+    columns = columns.take(usual[lengths[usual] > 0][:1])
+    batch = scorer.model.transforms.batch(columns, part.log)
     return measure_cost(scorer.model, batch.inputs.to(device))
 
 

@@ -11,6 +11,8 @@ that was shown and engaged with; other items of the request count as not relevan
 ``auc/T1``, ``auc/source:S``      pooled over all requests: T1 against shown ones known not to be
                                   engaged, or against the negatives of ``S``
 ``gauc/T1``, ``gauc/source:S``    the same within each user, users weighted by candidates
+``auc_macro/sources``,        mean and minimum of the AUCs against each source that has them;
+``auc_min/sources``           ``gauc`` and ``request_auc`` alike
 ``logloss/T1``, ``ne/T1``,        probabilities of exposures against what happened: log loss in
 ``ece/T1``                        nats, normalised entropy, calibration error
 ``.../T1/TASK``                   the target of a declared task instead of T1, over exposures
@@ -35,16 +37,19 @@ import numpy.typing as npt
 from prerank import metrics
 from prerank.evaluation.collect import Collected, Kind
 from prerank.evaluation.estimators import AUCMeasure, MeanMeasure, Measure, PointMeasure
+from prerank.evaluation.macro import JointMeasure
+from prerank.evaluation.order import cut_offs, order_measures, useful_ks
+from prerank.evaluation.truth.truths import Truths
 from prerank.schema import Schema
 
-__all__ = ["measure", "task_keys", "useful_ks"]
+__all__ = ["measure", "task_keys"]
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 
 def measure(
-    data: Collected, name: str, ks: Sequence[int], seed: int
+    data: Collected, name: str, ks: Sequence[int], seed: int, truths: Truths | None = None
 ) -> tuple[dict[str, Measure], dict[str, str]]:
     """Compute every measure of one scorer.
 
@@ -58,6 +63,8 @@ def measure(
         Cut-offs of recall and NDCG.
     seed : int
         Of the order among equal scores.
+    truths : Truths, optional
+        Truths beyond T1, see :mod:`prerank.evaluation.order`; their quota adds cut-offs.
 
     Returns
     -------
@@ -73,7 +80,16 @@ def measure(
         chosen = data.positive | (data.source == code)
         measures.pooled(f"source:{source}", score, data.positive, chosen)
         measures.in_request_auc(source, score, chosen)
+    groups = truths.options.groups if truths else ("T1",)
+    if truths and groups != ("T1",):
+        ks = cut_offs(ks, truths.quota)
     measures.in_request(score, ks, seed)
+    if "macro" in groups:
+        measures.over_sources()
+    if truths and "cold" in groups:
+        for part, cold in (("item", truths.cold_item), ("user", truths.cold_user)):
+            chosen = np.zeros_like(known) if cold is None else known & cold
+            measures.pooled(f"T1:cold_{part}", score, data.positive, chosen)
     for column, key in enumerate(task_keys(data.schema)):
         target = data.targets[:, column]
         known = data.shown & ~np.isnan(target)
@@ -81,6 +97,10 @@ def measure(
         if key != "T1":
             measures.pooled(key, predicted, target == 1, known)
         measures.probabilities(key, predicted[known], target[known], known)
+    if truths:
+        found, skipped = order_measures(data, truths, score, ks, seed)
+        measures.found |= found
+        measures.skipped |= skipped
     return measures.found, measures.skipped
 
 
@@ -100,32 +120,6 @@ def task_keys(schema: Schema) -> tuple[str, ...]:
     if schema.task_expressions == (schema.engaged,):
         return ("T1",)
     return tuple(f"T1/{task}" for task in schema.task_names)
-
-
-def useful_ks(
-    lengths: npt.NDArray[np.int64], ks: Sequence[int]
-) -> tuple[list[int], dict[int, str]]:
-    """Split cut-offs into useful ones and those that most requests cannot miss, with the reason.
-
-    Parameters
-    ----------
-    lengths : ndarray ``[R]``
-        Candidates of the requests that count.
-    ks : sequence of int
-        Cut-offs.
-
-    Examples
-    --------
-    >>> useful_ks(np.array([3, 8, 9]), [5, 8])
-    ([5], {8: 'half of the requests have 8 candidates or fewer, so k = 8 keeps all'})
-    """
-    typical = int(np.median(lengths)) if len(lengths) else 0
-    skipped = {
-        k: f"half of the requests have {typical} candidates or fewer, so k = {k} keeps all"
-        for k in ks
-        if k >= typical
-    }
-    return [k for k in ks if k not in skipped], skipped
 
 
 @dataclass(slots=True)
@@ -164,6 +158,21 @@ class _Measures:
         auc = metrics.per_request_auc(score[chosen], self.data.positive[chosen], offsets)
         reason = "no request has both a positive and a negative"
         self._mean(f"request_auc/source:{source}", auc, reason)
+
+    def over_sources(self) -> None:
+        """Add mean and minimum over the sources of their AUCs."""
+        names = self.data.schema.source_names
+        for metric in ("auc", "gauc", "request_auc"):
+            keys = [f"{metric}/source:{name}" for name in names]
+            members = [self.found[key] for key in keys if key in self.found]
+            for how in ("macro", "min"):
+                key = f"{metric}_{how}/sources"
+                if len(members) < 2:
+                    reason = self.skipped.get(keys[0], "") if keys else ""
+                    within = reason if "within a request only" in reason else ""
+                    self.skipped[key] = within or "fewer than two sources have both classes"
+                else:
+                    self.found[key] = JointMeasure(tuple(members), how)
 
     def in_request(self, score: Floats, ks: Sequence[int], seed: int) -> None:
         """Add the metrics of each request's own order of all its candidates."""

@@ -15,7 +15,7 @@ from prerank.log.format.files import write_json
 from prerank.models.base import Model
 from prerank.training import load_run, read_run
 
-__all__ = ["CascadeFile", "TierFile", "load_runs", "load_scorer", "save_cascade"]
+__all__ = ["CascadeFile", "TierFile", "group_seeds", "load_runs", "load_scorer", "save_cascade"]
 
 _CASCADE = "cascade.json"
 
@@ -103,6 +103,36 @@ def load_runs(
             for run in _runs_of(folder):
                 _refuse_seen(run, part)
     return {name: load_scorer(folder) for name, folder in zip(names, folders, strict=True)}
+
+
+def group_seeds(folders: Sequence[Path]) -> dict[str, dict[int, Path]]:
+    """Group runs that differ in their seed only: group to seed to folder.
+
+    A group is named by its model, numbered where several configurations share one.
+
+    Raises
+    ------
+    InputError
+        A cascade, or two runs of one configuration and seed.
+    """
+    groups: dict[bytes, dict[int, Path]] = {}
+    models: dict[bytes, str] = {}
+    for folder in folders:
+        run = read_run(folder)
+        rest = {name: value for name, value in run.fit.items() if name != "seed"}
+        key = msgspec.json.encode([run.model, run.objective, run.combine, rest, run.parts])
+        seed = int(run.fit.get("seed", 0))
+        models[key] = run.model.name
+        other = groups.setdefault(key, {}).setdefault(seed, folder)
+        if other is not folder:
+            raise InputError(f"{folder}: of the same configuration and seed {seed} as {other}")
+    names: dict[str, dict[int, Path]] = {}
+    for key, found in groups.items():
+        name, number = models[key], 2
+        while name in names:
+            name, number = f"{models[key]}#{number}", number + 1
+        names[name] = found
+    return names
 
 
 def _runs_of(folder: Path) -> list[Path]:

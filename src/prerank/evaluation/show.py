@@ -14,6 +14,12 @@ from prerank.evaluation.statistics import Difference, Estimate
 __all__ = ["as_text", "cost_table", "difference_table", "metric_table", "shown_keys"]
 
 _FIRST = ("gauc/T1", "auc/T1", "ne/T1", "ece/T1", "mrr/T1")
+_AT_QUOTA = (
+    *(f"recall@{{}}/{truth}" for truth in ("T1", "T2", "T3", "T5", "U")),
+    *("ndcg@{}/T4", "dislike@{}/T2", "regret@{}/U", "survival@{}/T1"),
+    *("overlap@{}/ranker", "score_lost@{}/ranker", "gain@{}/ranker"),
+)
+_LAST = ("kendall/ranker", "auc_macro/sources", "auc_min/sources")
 
 
 def shown_keys(evaluation: Evaluation) -> list[str]:
@@ -29,7 +35,8 @@ def shown_keys(evaluation: Evaluation) -> list[str]:
     if any(k.startswith("gauc/source:") and not k.endswith(":exposed") for k in every):
         keys += sorted(k for k in every if k.startswith("gauc/source:"))
         keys += sorted(k for k in every if k.startswith("request_auc/source:"))
-    return keys
+    at_quota = [key.format(evaluation.quota) for key in _AT_QUOTA]
+    return list(dict.fromkeys([*keys, *(k for k in (*at_quota, *_LAST) if k in every)]))
 
 
 def metric_table(evaluation: Evaluation) -> Table:
@@ -68,14 +75,18 @@ def cost_table(evaluation: Evaluation) -> Table:
     table = Table(title="cost on this machine (medians)", title_justify="left")
     table.add_column("model", no_wrap=True)
     names = ("us_per_request", "us_per_item", "us_per_candidate", "flops_per_candidate")
-    for name in (*names, "params_dense", "params_table"):
+    for name in (*names, "params_dense", "params_table", "peak_mb"):
         table.add_column(name.replace("_per_", " per ").replace("_", " "), justify="right")
     for name, run in evaluation.runs.items():
         if run.cost is not None:
             c = run.cost
             numbers = [f"{getattr(c, n):,.2f}" for n in names[:3]]
             numbers += [f"{c.flops_per_candidate:,.0f}", f"{c.params_dense:,}"]
-            table.add_row(name, *numbers, f"{c.params_table:,}")
+            table.add_row(name, *numbers, f"{c.params_table:,}", f"{c.peak_mb:.2f}")
+            table.title = (
+                f"cost of a request of {c.num_candidates:,} candidates (medians), {c.device}, "
+                f"{c.threads} threads"
+            )
     return table
 
 

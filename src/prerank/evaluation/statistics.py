@@ -21,10 +21,16 @@ import numpy.typing as npt
 __all__ = [
     "Difference",
     "Estimate",
+    "Statistic",
+    "auc_statistic",
     "bootstrap_auc",
     "bootstrap_mean",
+    "difference_of",
+    "interval",
+    "mean_statistic",
     "paired_auc",
     "paired_mean",
+    "resample",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -111,9 +117,9 @@ def bootstrap_mean(
     (0.667, 0.0, 1.0, 3)
     """
     (value,), weight, user = _units([values], weights, cluster)
-    mean, num_clusters = _mean(value, weight, user)
-    point, draws = _resample([mean], num_clusters, num_resamples, seed)
-    return Estimate(point[0], *_interval(draws[0], num_clusters, level), num_clusters)
+    mean, num_clusters = mean_statistic(value, weight, user)
+    point, draws = resample([mean], num_clusters, num_resamples, seed)
+    return Estimate(point[0], *interval(draws[0], num_clusters, level), num_clusters)
 
 
 def paired_mean(
@@ -153,9 +159,9 @@ def paired_mean(
     (0.5, 0.5, 0.5, True)
     """
     (a, b), weight, user = _units([values_a, values_b], weights, cluster)
-    mean, num_clusters = _mean(a - b, weight, user)
-    point, draws = _resample([mean], num_clusters, num_resamples, seed)
-    return _difference(point[0], draws[0], num_clusters, level)
+    mean, num_clusters = mean_statistic(a - b, weight, user)
+    point, draws = resample([mean], num_clusters, num_resamples, seed)
+    return difference_of(point[0], draws[0], num_clusters, level)
 
 
 def bootstrap_auc(
@@ -196,8 +202,8 @@ def bootstrap_auc(
     """
     (x, y), weight, user = _units([score, label], weights, cluster)
     num_clusters = _num_clusters(user)
-    point, draws = _resample([_auc(x, y, weight, user)], num_clusters, num_resamples, seed)
-    return Estimate(point[0], *_interval(draws[0], num_clusters, level), num_clusters)
+    point, draws = resample([auc_statistic(x, y, weight, user)], num_clusters, num_resamples, seed)
+    return Estimate(point[0], *interval(draws[0], num_clusters, level), num_clusters)
 
 
 def paired_auc(
@@ -238,9 +244,9 @@ def paired_auc(
     """
     (a, b, y), weight, user = _units([score_a, score_b, label], weights, cluster)
     num_clusters = _num_clusters(user)
-    statistics = [_auc(a, y, weight, user), _auc(b, y, weight, user)]
-    point, draws = _resample(statistics, num_clusters, num_resamples, seed)
-    return _difference(point[0] - point[1], draws[0] - draws[1], num_clusters, level)
+    statistics = [auc_statistic(a, y, weight, user), auc_statistic(b, y, weight, user)]
+    point, draws = resample(statistics, num_clusters, num_resamples, seed)
+    return difference_of(point[0] - point[1], draws[0] - draws[1], num_clusters, level)
 
 
 def _units(
@@ -267,9 +273,11 @@ def _num_clusters(user: Ints) -> int:
     return int(user.max()) + 1 if user.size else 0
 
 
-def _mean(value: Floats, weight: Floats, user: Ints) -> tuple[Statistic, int]:
-    """Return the mean as a function of how often each cluster is drawn."""
-    num_clusters = _num_clusters(user)
+def mean_statistic(
+    value: Floats, weight: Floats, user: Ints, num_clusters: int | None = None
+) -> tuple[Statistic, int]:
+    """Return the mean as a function of how often each cluster is drawn, and how many there are."""
+    num_clusters = _num_clusters(user) if num_clusters is None else num_clusters
     total = np.stack(
         [
             np.bincount(user, weights=weight * value, minlength=num_clusters),
@@ -284,7 +292,7 @@ def _mean(value: Floats, weight: Floats, user: Ints) -> tuple[Statistic, int]:
     return statistic, num_clusters
 
 
-def _auc(score: Floats, label: Floats, weight: Floats, user: Ints) -> Statistic:
+def auc_statistic(score: Floats, label: Floats, weight: Floats, user: Ints) -> Statistic:
     """Return the AUC as a function of how often each cluster is drawn.
 
     With negatives in ascending order, a positive wins against those before its score and half
@@ -310,7 +318,7 @@ def _auc(score: Floats, label: Floats, weight: Floats, user: Ints) -> Statistic:
     return statistic
 
 
-def _resample(
+def resample(
     statistics: list[Statistic], num_clusters: int, num_resamples: int, seed: int
 ) -> tuple[list[float], Floats]:
     """Return each statistic on the data, and on every resample ``[S, B]``."""
@@ -349,7 +357,8 @@ def _draw(num_clusters: int, seed: int, b: int) -> Ints:
     return np.bincount(drawn, minlength=num_clusters)
 
 
-def _interval(draws: Floats, num_clusters: int, level: float) -> tuple[float, float]:
+def interval(draws: Floats, num_clusters: int, level: float) -> tuple[float, float]:
+    """Return the percentile interval of resampled values; NaN for fewer than two clusters."""
     if not 0 < level < 1:
         raise ValueError(f"level: is {level}; expected a number between 0 and 1")
     known = draws[~np.isnan(draws)]
@@ -359,8 +368,9 @@ def _interval(draws: Floats, num_clusters: int, level: float) -> tuple[float, fl
     return float(low), float(high)
 
 
-def _difference(value: float, draws: Floats, num_clusters: int, level: float) -> Difference:
-    low, high = _interval(draws, num_clusters, level)
+def difference_of(value: float, draws: Floats, num_clusters: int, level: float) -> Difference:
+    """Return the estimate of a difference from its value and its resampled values."""
+    low, high = interval(draws, num_clusters, level)
     known = draws[~np.isnan(draws)]
     p_value = float("nan")
     if known.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prerank.metrics.agreement import kendall_tau, overlap_at_k, pair_consistency
 from prerank.metrics.binary import (
     auc,
     calibration_error,
@@ -10,6 +11,7 @@ from prerank.metrics.binary import (
     normalized_entropy,
     sigmoid,
 )
+from prerank.metrics.cutting import gain_kept, regret_at_k, survivors, value_lost
 from prerank.metrics.grouped import GroupedAUC, gauc
 from prerank.metrics.off_policy import doubly_robust, importance_weights, ips, snips
 from prerank.metrics.ranking import (
@@ -28,18 +30,25 @@ __all__ = [
     "calibration_error",
     "calibration_ratio",
     "doubly_robust",
+    "gain_kept",
     "gauc",
     "hit_rate",
     "importance_weights",
     "ips",
+    "kendall_tau",
     "log_loss",
     "mrr",
     "ndcg_at_k",
     "normalized_entropy",
+    "overlap_at_k",
+    "pair_consistency",
     "per_request_auc",
     "precision_at_k",
     "recall_at_k",
+    "regret_at_k",
     "sigmoid",
     "snips",
+    "survivors",
     "top_order",
+    "value_lost",
 ]

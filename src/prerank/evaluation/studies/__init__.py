@@ -1,0 +1,1 @@
+"""Questions that need several evaluations: seeds, quality against cost, ablations, leaks."""

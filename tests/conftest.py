@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from prerank.batch import RequestBatch
 from prerank.schema import Schema
 
 torch.set_num_threads(1)
+# A background job starts with Ctrl-C ignored and hands that down; the tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("house", deadline=None)  # a busy machine is not a failed property
 settings.load_profile("house")
 

@@ -144,6 +144,8 @@ class Collected:
         What the ranker behind says, NaN where it was not asked.
     utility : ndarray ``[I]`` float64, optional
         True utility, known to simulated worlds only.
+    propensity : ndarray ``[I]`` float32, optional
+        Logged probability of having been shown, where the log has it.
     """
 
     schema: Schema
@@ -161,6 +163,7 @@ class Collected:
     kinds: dict[str, Kind]
     ranker: npt.NDArray[np.float64] | None = None
     utility: npt.NDArray[np.float64] | None = None
+    propensity: npt.NDArray[np.float32] | None = None
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -228,6 +231,8 @@ def collect(
         evidence = build_evidence(columns, log.schema, log.schema)
         for name in ("row", "user", "time", "item", "stage", "source", "engaged", "targets"):
             pieces.setdefault(name, []).append(getattr(evidence, name).numpy())
+        if log.schema.has_propensity:
+            pieces.setdefault("propensity", []).append(evidence.propensity.numpy())
         pieces.setdefault("shown", []).append((evidence.stage == last_stage).numpy())
         lengths.append(np.diff(columns.candidates.offsets))
         for name, scorer in scorers.items():

@@ -15,6 +15,11 @@ that was shown and engaged with; other items of the request count as not relevan
 ``auc_min/sources``           ``gauc`` and ``request_auc`` alike
 ``logloss/T1``, ``ne/T1``,        probabilities of exposures against what happened: log loss in
 ``ece/T1``                        nats, normalised entropy, calibration error
+``ips@k/T1``, ``dr@k/T1``         logs with propensities: engagements per request that the first
+                                  ``k`` would have earned (inverse propensity; doubly robust with
+                                  the model's own probabilities), if the candidates hold all that
+                                  could have been shown
+``snips@k/T1``                    the same per item shown, self-normalised
 ``.../T1/TASK``                   the target of a declared task instead of T1, over exposures
 ================================  ==============================================================
 
@@ -189,6 +194,33 @@ class _Measures:
             ndcg = metrics.ndcg_at_k(data.positive, order, data.offsets, k)
             self._mean(f"ndcg@{k}/T1", ndcg, none)
         self._mean("mrr/T1", metrics.mrr(data.positive, order, data.offsets), none)
+        for k in useful:
+            self._off_policy(score, order, k)
+
+    def _off_policy(self, score: Floats, order: npt.NDArray[np.int64], k: int) -> None:
+        """Add what the first ``k`` of another order would have earned, where it can be told."""
+        data = self.data
+        if data.propensity is None:
+            return
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order)) - np.repeat(data.offsets[:-1], data.lengths)
+        target = (place < k).astype(np.float64)
+        seen = data.shown & ~np.isnan(data.engaged)
+        try:
+            weight = metrics.importance_weights(seen, data.propensity, target)
+        except ValueError as error:
+            self.skipped[f"ips@{k}/T1"] = str(error)
+            return
+        reward = np.where(seen, data.engaged, 0.0)
+        earned = metrics.ips(reward, weight, data.offsets)
+        self.found[f"ips@{k}/T1"] = MeanMeasure(earned, data.user)
+        if weight.any():
+            user = self._user_of(seen)
+            self.found[f"snips@{k}/T1"] = MeanMeasure(reward[seen], user, weight[seen])
+        if self.kind == "logit":
+            chance = metrics.sigmoid(score)
+            robust = metrics.doubly_robust(reward, weight, target, chance, data.offsets)
+            self.found[f"dr@{k}/T1"] = MeanMeasure(robust, data.user)
 
     def _mean(self, key: str, values: Floats, reason: str) -> None:
         if np.isnan(values).all():

@@ -108,7 +108,7 @@ def test_without_validation(cli: Cli, world_log: Path, out: Path) -> None:
         (["mlp", "--set", "ft.lr=1"], "'ft.lr': no section 'ft'; did you mean 'fit'?"),
         (["mlp", "--set", "fit.lr.max=1"], "'fit.lr.max': 'lr' is 0.01, which has no keys"),
         (["mlp", "--set", "model.name=mpl"], "model 'mpl' is not known; did you mean 'mlp'?"),
-        (["mlp", "--set", "model.name=os:system"], "model 'os:system' is not known; known: mlp, "),
+        (["mlp", "--set", "model.name=os:system"], "model 'os:system' is not known; known: din, "),
         (["mlp", "--set", "objective.name=bec"], "objective 'bec' is not known; did you mean"),
         (["mlp", "--seed", "1", "--set", "fit.seed=1"], "--seed and --set fit.seed: give one of t"),
         (["mlp", "--device", "gpu"], "--device 'gpu': Expected one of cpu, cuda, "),

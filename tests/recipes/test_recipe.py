@@ -23,10 +23,10 @@ SMALL = Recipe(
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_builds(name: str, schemas: dict[str, Schema]) -> None:
     recipe = load_recipe(name)
-    model, objective, fit = recipe.build(schemas["rich"], f"recipe {name}")
-    assert isinstance(model, models.get(recipe.model["name"]))
-    assert isinstance(objective, objectives.get(recipe.objective["name"]))
-    assert fit == from_values(FitConfig, recipe.fit, where=name)
+    setup = recipe.build(schemas["rich"], f"recipe {name}")
+    assert isinstance(setup.model, models.get(recipe.model["name"]))
+    assert isinstance(setup.objective, objectives.get(recipe.objective["name"]))
+    assert setup.config == from_values(FitConfig, recipe.fit, where=name)
     assert len(recipe.what) <= 100
     assert recipe.what.endswith(".")
     assert "\n" not in recipe.what
@@ -36,7 +36,7 @@ def test_weights_come_from_the_seed_alone(schemas: dict[str, Schema]) -> None:
     weights = []
     for seed in (1, 1, 2):
         torch.manual_seed(len(weights))
-        model, _, _ = SMALL.replace({"fit.seed": seed}).build(schemas["bare"], "test")
+        model = SMALL.replace({"fit.seed": seed}).build(schemas["bare"], "test").model
         weights.append(torch.cat([p.flatten() for p in model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -61,12 +61,12 @@ def test_replace_leaves_the_recipe_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("lr", "^'lr': expected section.key, as in fit.lr; the sections are model, objective, f"),
+        ("lr", "^'lr': expected section.key, as in fit.lr; the sections are model, objective, sampling, combine, f"),
         ("", "^'': expected section.key"),
         ("fit.", "^'fit.': expected section.key"),
         ("fit..lr", "^'fit..lr': expected section.key"),
         ("modle.dim", "^'modle.dim': no section 'modle'; did you mean 'model'"),
-        ("what.now", "^'what.now': no section 'what'; known: fit, model, objective"),
+        ("what.now", "^'what.now': no section 'what'; known: combine, fit, model, objective, sampling"),
         ("fit.lr.max", "^'fit.lr.max': 'lr' is 0.1, which has no keys"),
     ],
 )

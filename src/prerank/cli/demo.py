@@ -50,7 +50,6 @@ def demo(
     from prerank.evaluation.runs import TierFile, load_runs, save_cascade
     from prerank.log import open_log
     from prerank.recipes import load_recipe
-    from prerank.training import fit
     from prerank.world import WorldConfig
 
     check_device(device)
@@ -60,16 +59,8 @@ def demo(
     for number, name in enumerate(_RECIPES, start=1):
         say(f"2/3 training {name} ({number} of {len(_RECIPES)})")
         recipe = load_recipe(name).replace({"fit.seed": seed})
-        model, objective, config = recipe.build(log.schema, f"recipe {name}")
-        fit(
-            model,
-            log["train"],
-            objective,
-            valid=log["valid"],
-            config=config,
-            out=runs / name,
-            device=device,
-        )
+        setup = recipe.build(log.schema, f"recipe {name}")
+        setup.fit(log["train"], valid=log["valid"], out=runs / name, device=device)
     light, strong = _RECIPES
     tiers = [TierFile(f"../{light}", forward=_FORWARD), TierFile(f"../{strong}")]
     save_cascade(runs / "cascade", tiers)

@@ -185,15 +185,15 @@ def _one_seed(
     from prerank.evaluation.studies.frontier import cascade_us, tier_us
     from prerank.log.format.files import write_json
     from prerank.recipes import load_recipe
-    from prerank.training import fit, load_run
+    from prerank.training import load_run
 
     models: dict[str, Any] = {}
     for name in asked["recipes"]:
         recipe = load_recipe(name).replace({**asked["changes"], "fit.seed": seed})
-        model, objective, config = recipe.build(log.schema, f"recipe {name}")
+        setup = recipe.build(log.schema, f"recipe {name}")
         run = folder / Path(name).stem
         valid = log["valid"] if "valid" in log.parts else None
-        fit(model, log["train"], objective, valid=valid, config=config, out=run)
+        setup.fit(log["train"], valid=valid, out=run)
         models[name] = load_run(run)
     scorers: dict[str, Any] = dict(models)
     for cut in asked["cuts"]:

@@ -71,7 +71,7 @@ def train(
     from prerank.errors import InputError
     from prerank.log import open_log
     from prerank.recipes import load_recipe
-    from prerank.training import WarmStart, distributed, fit, warm_start
+    from prerank.training import WarmStart, distributed, warm_start
 
     changes = assignments(values)
     if seed is not None:
@@ -89,28 +89,25 @@ def train(
     where, start = f"recipe {recipe}", None
     with distributed.launched(device) as own_device:
         if origin is None:
-            model, objective, config = loaded.build(opened.schema, where)
+            setup = loaded.build(opened.schema, where)
         else:
-            min_count = loaded.build(opened.schema, where)[2].min_count
+            min_count = loaded.build(opened.schema, where).config.min_count
             warm = WarmStart.of(origin, chosen, min_count=min_count)
-            model, objective, config = loaded.build(warm.schema, where)
+            setup = loaded.build(warm.schema, where)
             start = warm_start(
-                model,
+                setup.model,
                 warm,
                 chosen,
-                objective,
-                config=config,
+                setup.objective,
+                config=setup.config,
                 noise_std=0.01 if noise is None else noise,
                 keep_optimizer=keep_optimizer,
             )
             if distributed.rank() == 0:
                 say_drift(start.drift)
-        report = fit(
-            model,
+        report = setup.fit(
             chosen,
-            objective,
             valid=opened[valid] if valid else None,
-            config=config,
             start=start,
             out=out,
             device=own_device,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,48 @@ from prerank.errors import InputError, did_you_mean
 from prerank.recipes.values import parse_yaml
 
 if TYPE_CHECKING:
+    from prerank.log import Part
     from prerank.models.base import Model
     from prerank.objectives.base import Objective
     from prerank.schema import Schema
-    from prerank.training import FitConfig
+    from prerank.training import FitConfig, FitReport
+    from prerank.training.combine import Combine
 
-__all__ = ["Recipe", "list_recipes", "load_recipe", "read_recipe", "recipe_text"]
+__all__ = ["Recipe", "Setup", "list_recipes", "load_recipe", "read_recipe", "recipe_text"]
 
 _ORDER = ("two_tower", "mlp")
-_SECTIONS = ("model", "objective", "fit")
+_SECTIONS = ("model", "objective", "sampling", "combine", "fit")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """What a recipe builds for a schema.
+
+    Parameters
+    ----------
+    model, objective, config : Model, Objective, FitConfig
+        As :func:`~prerank.training.fit` takes them.
+    sampling : Config, optional
+        Of the sampler, which is built from the part it draws for.
+    combine : Combine, optional
+        Parts to gradient.
+    """
+
+    model: Model
+    objective: Objective
+    config: FitConfig
+    sampling: Any = None
+    combine: Combine | None = None
+
+    def fit(self, train: Part, **options: Any) -> FitReport:
+        """Train on a part; ``options`` go to :func:`~prerank.training.fit`."""
+        from prerank.training import fit
+
+        if self.sampling is not None:
+            options["sampler"] = self.sampling.build(train)
+        if self.combine is not None:
+            options["combine"] = self.combine
+        return fit(self.model, train, self.objective, config=self.config, **options)
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +69,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         One line for people.
     model, objective : dict
         ``name`` in the room's table, and values of that class's ``Config``.
+    sampling : dict, optional
+        The same for the sampler of candidates; without it every logged candidate is trained on.
+    combine : dict, optional
+        The same for the rule that turns the objective's parts into a gradient; default their sum.
     fit : dict
         Values of ``FitConfig``.
     """
@@ -42,6 +80,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     what: str
     model: dict[str, Any]
     objective: dict[str, Any]
+    sampling: dict[str, Any] = {}
+    combine: dict[str, Any] = {}
     fit: dict[str, Any] = {}
 
     def replace(self, assignments: Mapping[str, Any]) -> Recipe:
@@ -79,8 +119,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             inner[key] = value
         return msgspec.structs.replace(self, **sections)
 
-    def build(self, schema: Schema, where: str) -> tuple[Model, Objective, FitConfig]:
-        """Build model, objective and training values; weights come from torch's seed.
+    def build(self, schema: Schema, where: str) -> Setup:
+        """Build all that a training needs; weights come from torch's seed.
 
         Raises
         ------
@@ -93,14 +133,24 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         from prerank.training import FitConfig
 
         fit = from_values(FitConfig, self.fit, where=f"{where}: fit")
-        model_kind: Any = models.get(_name(self.model, f"{where}: model"))
-        objective_kind: Any = objectives.get(_name(self.objective, f"{where}: objective"))
-        model_config = from_values(model_kind.Config, _rest(self.model), where=f"{where}: model")
-        objective_config = from_values(
-            objective_kind.Config, _rest(self.objective), where=f"{where}: objective"
-        )
+
+        def config(section: str, get: Callable[[str], Any]) -> Any:
+            values, place = getattr(self, section), f"{where}: {section}"
+            kind = get(_name(values, place))
+            return from_values(kind.Config, _rest(values), where=place)
+
+        model, objective = config("model", models.get), config("objective", objectives.get)
+        sampler = rule = None
+        if self.sampling:
+            from prerank import sampling
+
+            sampler = config("sampling", sampling.get)
+        if self.combine:
+            from prerank.training import combine
+
+            rule = config("combine", combine.get).build()
         torch.manual_seed(fit.seed)
-        return model_config.build(schema), objective_config.build(schema), fit
+        return Setup(model.build(schema), objective.build(schema), fit, sampler, rule)
 
 
 def _name(section: Mapping[str, Any], where: str) -> str:
@@ -168,5 +218,5 @@ def read_recipe(text: str, where: str) -> Recipe:
     values = parse_yaml(text, where)
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
-        raise InputError(f"{where}: holds {found}; expected the keys what, model, objective, fit")
+        raise InputError(f"{where}: holds {found}; expected the keys what, {', '.join(_SECTIONS)}")
     return from_values(Recipe, values, where=where)

@@ -78,6 +78,11 @@ def test_every_candidate_has_every_score_and_lists_have_their_quotas(
         assert (stage == 4).sum() == 4
         assert ((stage == 0).sum() > 0) == (r not in first)
         assert sorted(values["rank.rank"][at][stage > 1].tolist()) == list(range(12))
+        listed = values["rank.retrieval"][at]
+        assert sorted(listed[stage > 0].tolist()) == list(range(20))
+        assert (listed[stage == 0] == -1).all()
+        by_rank = values["score.retrieval"][at][stage > 0][np.argsort(listed[stage > 0])]
+        assert (np.diff(by_rank) <= 0).all()
         online = values["scored_online"][at]
         assert (online == (stage > 1)).all()
         ranks = values["rank.prerank"][at][stage > 0]
@@ -211,7 +216,8 @@ def test_realness_changes_no_feature_and_no_score(
     for r in range(len(mine)):
         rows = []
         for table in (first, other):
-            names = ("channel", "score.factors", "score.prerank", "score.ranker", "stage")
+            scores = ("factors", "retrieval", "prerank", "ranker")
+            names = ("channel", *(f"score.{name}" for name in scores), "stage")
             lists = [table[f"candidates.{n}"][r].as_py() for n in names]
             rows.append(
                 dict(
@@ -221,8 +227,8 @@ def test_realness_changes_no_feature_and_no_score(
         common = rows[0].keys() & rows[1].keys()
         num_common += len(common)
         for item in common:
-            assert rows[0][item][:4] == rows[1][item][:4]
-            num_switched += (rows[0][item][4] == "exposed") != (rows[1][item][4] == "exposed")
+            assert rows[0][item][:5] == rows[1][item][:5]
+            num_switched += (rows[0][item][5] == "exposed") != (rows[1][item][5] == "exposed")
     assert num_common > 10 * len(mine)
     assert num_switched > len(mine)
 

@@ -3,7 +3,8 @@
 Counted on the training part: ``popularity`` (exposures with known engagement), ``item_mean``
 (smoothed rate of engagement of exposures), ``item_mean:LABEL`` (smoothed mean of a label over
 exposures), ``item_mean+user_mean`` (that of the user added). Not counted: ``random``, ``retrieval``
-(the logged rank or score of the stage ``retrieval``; what it did not order comes last), ``slot``
+(the logged rank or score of the stage ``retrieval``; what it did not order comes last, unless
+every candidate of a request has the score, which then decides), ``slot``
 (the log's own order: what was shown by slot, then the rest as listed), ``slate_size`` (requests of
 fewer candidates first, which says nothing within one).
 """
@@ -100,13 +101,22 @@ class _Retrieval:
     kind: Kind = "order"
 
     def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
+        score = rank = None
+        if _RETRIEVAL in evidence.scores:
+            known = evidence.scores[_RETRIEVAL].double().numpy()
+            score = np.where(np.isnan(known), np.finfo(np.float64).min, known)
         if _RETRIEVAL in evidence.ranks:
-            rank = evidence.ranks[_RETRIEVAL].numpy().astype(np.float64)
-            value = np.where(rank >= 0, -rank, -float(len(rank)) - 1)
+            place = evidence.ranks[_RETRIEVAL].numpy().astype(np.float64)
+            rank = np.where(place >= 0, -place, -float(len(place)) - 1)
+        if score is None or rank is None:
+            value = score if rank is None else rank
         else:
-            score = evidence.scores[_RETRIEVAL].double().numpy()
-            value = np.where(np.isnan(score), np.finfo(np.float64).min, score)
-        return np.asarray(value[:, None])
+            # Ranks stop at the list; scores of all go on beyond it, among what nobody retrieved.
+            lengths = np.diff(columns.candidates.offsets)
+            request_of = np.repeat(np.arange(len(lengths)), lengths)
+            missing = np.bincount(request_of[np.isnan(known)], minlength=len(lengths))
+            value = np.where(missing[request_of] == 0, score, rank)
+        return np.asarray(value)[:, None]
 
 
 def why_no_baseline(name: str, log: Log) -> str | None:

@@ -60,7 +60,7 @@ def funnel_schema(source: Schema, log: Log, notes: list[str], seed: int) -> Sche
         stages=STAGES,
         sources=_SOURCES,
         channels=CHANNELS,
-        ranks=("prerank", "rank"),
+        ranks=("retrieval", "prerank", "rank"),
         scores=SCORES,
         has_sample_prob=True,
         has_scored_online=True,
@@ -93,6 +93,9 @@ def make_record(
         "fitted funnel: candidates that were not exposed come from models fitted on real "
         "interactions, not from a deployed system",
         f"items are alive when {alive.rule}",
+        "candidates.rank.retrieval: by candidates.score.retrieval, the weighted reciprocal rank "
+        "fusion of the channels' orders of all items alive; real items that no channel returned "
+        "have their place by the same formula, items of the pool have the score and no rank",
         "candidates.score.would_survive: 1 where a channel found the item and its own ranks were "
         "within the quotas; real items are kept whatever it says",
     ]

@@ -17,17 +17,19 @@ from prerank import rng
 from prerank.funnel.channels import Channels
 from prerank.funnel.config import CHANNELS, FunnelConfig, Quotas
 from prerank.funnel.exposures import Exposures, exposed_only, history_items
+from prerank.funnel.fusion import fused_scores
 from prerank.funnel.retrieve import draw_pool, force_real, retrieve
 from prerank.funnel.sampled import with_candidates
 from prerank.funnel.scorers import Scorers
-from prerank.funnel.stages import STAGES, Outcome, run_stages
+from prerank.funnel.stages import STAGES, Outcome, positions, run_stages
 from prerank.log import Columns, Log
 from prerank.log.format.columns import Group
 
 __all__ = ["SCORES", "Candidates", "Server"]
 
-SCORES = ("factors", "prerank", "ranker", "would_survive")
-"""Logged scores; ``would_survive`` is 1 where the item got through by its own ranks."""
+SCORES = ("factors", "retrieval", "prerank", "ranker", "would_survive")
+"""Logged scores; ``retrieval`` is the order of the list before anything was scored (see
+``fusion``), ``would_survive`` is 1 where the item got through by its own ranks."""
 
 Index = npt.NDArray[np.int64]
 
@@ -187,17 +189,33 @@ class Server:
             quotas=self.quotas,
             tie=tie,
         )
-        queries = self.channels.queries(*self._history(columns))
+        past = self._history(columns)
+        queries = self.channels.queries(*past)
         factors = np.einsum("id,id->i", queries[request_of], self.channels.factors[made.item])
-        scores = dict(zip(SCORES, (factors, prerank, rank, outcome.survives), strict=True))
-        return self._table(made, outcome, scores), _counts(made, outcome, self.quotas)
+        fused = fused_scores(
+            self.channels, past, alive, made.offsets, made.item, self.config.shares
+        )
+        # Pool items stand behind all of the list, so that its positions are consecutive.
+        listed = np.where(made.pool, -np.inf, fused)
+        ranks = {
+            "retrieval": np.where(made.pool, -1, positions(listed, request_of, tie)),
+            "prerank": outcome.prerank,
+            "rank": outcome.rank,
+        }
+        values = (factors, fused, prerank, rank, outcome.survives)
+        scores = dict(zip(SCORES, values, strict=True))
+        return self._table(made, outcome, ranks, scores), _counts(made, outcome, self.quotas)
 
     def _history(self, columns: Columns) -> tuple[Index, Index]:
         history = history_items(columns, self.log.schema, self.config.max_history)
         return history.offsets, history.values["item"].astype(np.int64)
 
     def _table(
-        self, made: Candidates, outcome: Outcome, scores: dict[str, npt.NDArray[Any]]
+        self,
+        made: Candidates,
+        outcome: Outcome,
+        ranks: dict[str, Index],
+        scores: dict[str, npt.NDArray[Any]],
     ) -> pa.Table:
         offsets = pa.array(made.offsets.astype(np.int32))
         names = pa.array(STAGES, type=pa.string())
@@ -209,13 +227,11 @@ class Server:
             "candidates.channel": pa.DictionaryArray.from_arrays(
                 pa.array(made.channel, mask=missed), channels
             ),
-            "candidates.rank.prerank": pa.array(
-                outcome.prerank.astype(np.int32), mask=outcome.prerank < 0
-            ),
-            "candidates.rank.rank": pa.array(outcome.rank.astype(np.int32), mask=outcome.rank < 0),
             "candidates.sample_prob": pa.array(made.sample_prob),
             "candidates.scored_online": pa.array(outcome.online),
         }
+        for name, place in ranks.items():
+            columns[f"candidates.rank.{name}"] = pa.array(place.astype(np.int32), mask=place < 0)
         for name, score in scores.items():
             columns[f"candidates.score.{name}"] = pa.array(score.astype(np.float32))
         for name, values in made.labels.items():

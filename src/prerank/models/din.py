@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from prerank.batch import Features, History, Inputs, Pairs, Rows, Scores
 from prerank.config import Config as BaseConfig
 from prerank.jagged import Jagged
-from prerank.models.base import Model
+from prerank.models.towers import TwoSided
 from prerank.nn import (
     MLP,
     FeatureEncoder,
@@ -104,7 +104,7 @@ class TargetAttention(nn.Module):
         return torch.bmm(weight_IS.unsqueeze(1), events_ISD).squeeze(1)
 
 
-class DIN(Model):
+class DIN(TwoSided[RequestState, ItemState]):
     """``logits = MLP([user; context; item; attended history; crosses; candidate])``.
 
     The crosses are the products of the item's key with the attended history and with the user's
@@ -211,18 +211,10 @@ class DIN(Model):
     ) -> FeatureEncoder:
         return FeatureEncoder(self.schema, owner, self.tables, features=features)
 
-    def request_state(self, inputs: Inputs) -> RequestState:
-        """Project the user and every event of the histories, ``R`` rows."""
-        return self._request(inputs, self.item(inputs.items, self.tables))
-
-    def item_state(self, items: Features) -> ItemState:
-        """Project the items to keys, ``U`` rows."""
-        return self._item(self.item(items, self.tables))
-
-    def forward(self, inputs: Inputs) -> Scores:
-        """Score all candidates; items are looked up once for history and item side."""
-        items_UE = self.item(inputs.items, self.tables)
-        return self.score(self._request(inputs, items_UE), self._item(items_UE), inputs.pairs)
+    def encode_items(self, items: Features) -> Tensor:
+        """Encode items, ``[U, E]``."""
+        encoded: Tensor = self.item(items, self.tables)
+        return encoded
 
     def _request(self, inputs: Inputs, items_UE: Tensor) -> RequestState:
         vector_RD = self.user_layer(self.user(inputs.user, self.tables))

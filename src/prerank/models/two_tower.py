@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prerank.batch import Features, Inputs, Pairs, Rows, Scores
-from prerank.models.base import Model
+from prerank.models.towers import TwoSided
 from prerank.nn import MLP, Encoders, linear
 from prerank.schema import Schema
 
@@ -39,7 +39,7 @@ class ItemState(Rows):
     bias: Tensor
 
 
-class TwoTower(Model):
+class TwoTower(TwoSided[RequestState, ItemState]):
     """Dot product of a user tower (features and pooled histories) and an item tower.
 
     ``logit_t = <u_t + C_t context, v> + item bias_t + context bias_t + w_t candidate``
@@ -109,18 +109,9 @@ class TwoTower(Model):
         if config.cosine:
             self.log_scale_T = nn.Parameter(torch.full((T,), -math.log(config.temperature)))
 
-    def request_state(self, inputs: Inputs) -> RequestState:
-        """Run the user tower, ``R`` rows."""
-        return self._request(inputs, self.encode.item(inputs.items))
-
-    def item_state(self, items: Features) -> ItemState:
-        """Run the item tower, ``U`` rows."""
-        return self._item(self.encode.item(items))
-
-    def forward(self, inputs: Inputs) -> Scores:
-        """Score all candidates; items are looked up once for history and item side."""
-        items_UE = self.encode.item(inputs.items)
-        return self.score(self._request(inputs, items_UE), self._item(items_UE), inputs.pairs)
+    def encode_items(self, items: Features) -> Tensor:
+        """Encode items, ``[U, E]``."""
+        return self.encode.item(items)
 
     def _request(self, inputs: Inputs, items_UE: Tensor) -> RequestState:
         user_RE = self.encode.user(inputs, items_UE)

@@ -43,6 +43,9 @@ class SplitLinear(nn.Module):
         is allowed and costs nothing.
     out_features : int
         Width ``H`` of the result.
+    tied : mapping of str to str, optional
+        Parts that have no weights of their own but use those of another part, which must be as
+        wide: the layer then acts on the sum of the two.
 
     Examples
     --------
@@ -56,8 +59,15 @@ class SplitLinear(nn.Module):
     torch.Size([3, 4])
     """
 
-    def __init__(self, parts: Mapping[str, tuple[RowKind, int]], out_features: int) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, tuple[RowKind, int]],
+        out_features: int,
+        *,
+        tied: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
+        self.tied = dict(tied or {})
         self.widths = {name: width for name, (_, width) in parts.items()}
         self.kinds = {name: kind for name, (kind, _) in parts.items()}
         self.out_features = out_features
@@ -72,7 +82,7 @@ class SplitLinear(nn.Module):
             {
                 name: nn.Parameter(torch.empty(out_features, width))
                 for name, width in self.widths.items()
-                if width
+                if width and name not in self.tied
             }
         )
         self.bias = nn.Parameter(torch.empty(out_features))
@@ -87,9 +97,12 @@ class SplitLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """Weight ``[H, sum of widths]`` of the equal ``nn.Linear``."""
-        return torch.cat(
-            [self.weights[name] for name, width in self.widths.items() if width], dim=1
-        )
+        return torch.cat([self.block(name) for name, width in self.widths.items() if width], dim=1)
+
+    def block(self, name: str) -> Tensor:
+        """Return the weight ``[H, width]`` of a part that is not empty."""
+        weight: Tensor = self.weights[self.tied.get(name, name)]
+        return weight
 
     def project(self, name: str, x: Tensor) -> Tensor:
         """Apply the block of one part at its own rows.
@@ -109,7 +122,7 @@ class SplitLinear(nn.Module):
         """
         if not self.widths[name]:
             return x
-        return F.linear(x, self.weights[name], self.bias if name == self._bias_part else None)
+        return F.linear(x, self.block(name), self.bias if name == self._bias_part else None)
 
     def combine(
         self,
@@ -151,7 +164,7 @@ class SplitLinear(nn.Module):
             if total is None:
                 total = self.project(name, x)
             else:
-                total = total.addmm_(x, self.weights[name].t())
+                total = total.addmm_(x, self.block(name).t())
         assert total is not None, "no part to combine"
         return total
 

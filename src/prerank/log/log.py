@@ -38,6 +38,7 @@ from prerank.schema import Schema
 
 if TYPE_CHECKING:
     from prerank.log.inputs.transform import Transforms
+    from prerank.sampling.base import Sampler
 
 __all__ = ["Log", "Part", "open_log"]
 
@@ -318,6 +319,7 @@ class Part:
         rank: int = 0,
         world_size: int = 1,
         prefetch: int = 2,
+        sampler: Sampler | None = None,
     ) -> Iterator[RequestBatch]:
         """Yield ``RequestBatch`` es of one epoch, prepared ahead in a thread.
 
@@ -333,6 +335,8 @@ class Part:
             Every rank takes every ``world_size``-th request of each batch, possibly none.
         prefetch : int
             Batches held ready; 0 reads in the calling thread.
+        sampler : Sampler, optional
+            Chooses and draws candidates before tensors are made, in the reading thread.
         """
         assembler = transforms.assembler(self.log)
 
@@ -343,6 +347,9 @@ class Part:
                 mine = columns
                 if world_size > 1:
                     mine = columns.take(np.arange(rank, columns.num_requests, world_size))
+                if sampler is not None:
+                    first = int(columns.scalars["row"][0])
+                    mine = sampler.sample(mine, seed=seed, epoch=epoch, key=first)
                 yield assembler.batch(mine)
 
         return run_ahead(make(), prefetch)

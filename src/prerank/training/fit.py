@@ -12,6 +12,7 @@ from prerank.log import Part, Transforms
 from prerank.log.format.files import write_json
 from prerank.models.base import Model
 from prerank.objectives.base import Objective
+from prerank.sampling.base import Sampler
 from prerank.training import distributed
 from prerank.training.combine import Combine, Sum
 from prerank.training.config import FitConfig
@@ -33,6 +34,7 @@ def fit(
     valid: Part | None = None,
     config: FitConfig | None = None,
     combine: Combine | None = None,
+    sampler: Sampler | None = None,
     start: Start | None = None,
     out: Path | str | None = None,
     progress: bool = True,
@@ -60,6 +62,10 @@ def fit(
         Default: ``FitConfig()``.
     combine : Combine, optional
         How parts become a gradient; default :class:`Sum`.
+    sampler : Sampler, optional
+        Which candidates of a training request are used, and which are drawn; default: those that
+        are stored. Validation reads all that is stored, so its loss is of other candidates than
+        the training loss; its other metrics are of exposures.
     start : Start, optional
         What :func:`warm_start` returned for this model.
     out : path, optional
@@ -112,7 +118,7 @@ def fit(
     config = config or FitConfig()
     combine = combine or Sum()
     _check(train, valid, config)
-    run = describe_run(model, objective, combine, config, train=train, valid=valid)
+    run = describe_run(model, objective, combine, config, train=train, valid=valid, sampler=sampler)
     run.origin = start.origin if start else None
     folder = None
     if out is not None:
@@ -138,7 +144,7 @@ def fit(
         trainer.load_optimisers(start.optimisers)
         if folder is not None and is_first:
             write_json(start.drift, folder.path / DRIFT)
-    sitting = Sitting(trainer, train, valid, folder)
+    sitting = Sitting(trainer, train, valid, folder, sampler)
     try:
         return sitting.run(progress=progress and is_first)
     except KeyboardInterrupt:

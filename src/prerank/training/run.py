@@ -23,12 +23,13 @@ import msgspec
 import torch
 
 import prerank
-from prerank import models, objectives
+from prerank import models, objectives, sampling
 from prerank.config import from_values, to_values
 from prerank.errors import InputError
 from prerank.log import Part, Transforms
 from prerank.log.format.files import read_json, write_json
 from prerank.models.base import Model
+from prerank.sampling.base import Sampler
 from prerank.schema import Schema
 from prerank.training.checkpoint import load_tensors, save_tensors
 from prerank.training.config import FitConfig
@@ -114,6 +115,8 @@ class Run(msgspec.Struct, kw_only=True):
         Digest of ``model.safetensors``.
     origin : Origin, optional
         The run it was started from.
+    sampler : Description, optional
+        What chose and drew the candidates; None: all that were stored.
     """
 
     status: Literal["starting", "running", "complete"] = "starting"
@@ -127,6 +130,7 @@ class Run(msgspec.Struct, kw_only=True):
     report: dict[str, Any] = {}
     weights_sha256: str = ""
     origin: Origin | None = None
+    sampler: Description | None = None
     version: Literal[1] = 1
 
     @property
@@ -144,6 +148,7 @@ def describe_run(
     *,
     train: Part,
     valid: Part | None,
+    sampler: Sampler | None = None,
 ) -> Run:
     """Write down what a call of ``fit`` is about to do."""
     fitted = model.transforms or config
@@ -168,16 +173,22 @@ def describe_run(
             "torch": str(torch.__version__),
             "platform": platform.platform(),
         },
+        sampler=None
+        if sampler is None
+        else _describe(sampler, sampling.TABLE, "prerank.sampling", sampler.describe()),
     )
 
 
-def _describe(value: object, table: Mapping[str, str], group: str) -> Description:
+def _describe(
+    value: object, table: Mapping[str, str], group: str, values: dict[str, Any] | None = None
+) -> Description:
     path = f"{type(value).__module__}:{type(value).__qualname__}"
     known = {target: name for name, target in table.items()}
     for entry in importlib.metadata.entry_points(group=group):
         known.setdefault(entry.value, entry.name)
-    config = getattr(value, "config", None)
-    values = to_values(config) if isinstance(config, msgspec.Struct) else {}
+    if values is None:
+        config = getattr(value, "config", None)
+        values = to_values(config) if isinstance(config, msgspec.Struct) else {}
     # Through JSON once, so that a description equals itself after it was stored and read.
     plain = msgspec.json.decode(msgspec.json.encode(values))
     return Description(known.get(path, path), plain)
@@ -268,6 +279,8 @@ def _refuse_difference(path: Path, found: Run, run: Run) -> None:
 def _identity(run: Run) -> dict[str, Any]:
     kept = ("model", "objective", "combine", "fit", "parts", "transforms")
     values = {name: msgspec.to_builtins(getattr(run, name)) for name in kept}
+    if run.sampler is not None:
+        values["sampler"] = msgspec.to_builtins(run.sampler)
     if run.origin is not None:  # a folder may have been moved
         values["origin"] = {**msgspec.to_builtins(run.origin), "run": ""}
     values["fit"] = {k: v for k, v in values["fit"].items() if k not in _FREE}

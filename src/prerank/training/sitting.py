@@ -15,6 +15,7 @@ import torch
 from prerank.batch import RequestBatch
 from prerank.errors import InputError
 from prerank.log import Part
+from prerank.sampling.base import Sampler
 from prerank.training import distributed
 from prerank.training.checkpoint import (
     Checkpoint,
@@ -78,15 +79,23 @@ class Sitting:
         Training and validation requests.
     folder : RunFolder or None
         Where checkpoints go; None stores nothing.
+    sampler : Sampler, optional
+        Of the training part only.
     """
 
     def __init__(
-        self, trainer: Trainer, train: Part, valid: Part | None, folder: RunFolder | None
+        self,
+        trainer: Trainer,
+        train: Part,
+        valid: Part | None,
+        folder: RunFolder | None,
+        sampler: Sampler | None = None,
     ) -> None:
         self.trainer = trainer
         self.train_part = train
         self.valid = valid
         self.folder = folder
+        self.sampler = sampler
         self.saved_step: int | None = None
         self.best_weights: dict[str, torch.Tensor] | None = None
 
@@ -190,6 +199,7 @@ class Sitting:
             start=state.batch,
             rank=distributed.rank(),
             world_size=distributed.size(),
+            sampler=self.sampler,
         )
 
     def _after_update(self, bar: ProgressReport) -> bool:

@@ -26,6 +26,15 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"sources": [], "model": "model"},
         {"sources": ["rank", "random"], "source_weights": {"rank": 2.0, "positive": 0.5}},
     ],
+    "ghcl": [
+        {"sources": ["exposed", "rank"], "bce": 0.0, "temperature": {"rank": 0.5}},
+        {"grouping": "mixed", "denominator_weights": {"random": 5.0, "rank": 0.8}},
+        {"grouping": "mixed", "bce": 0.0, "focal": 0.5, "log_q": True, "model": "model"},
+        {"grouping": "mixed", "bce_grouping": "grouped", "scope": {"random": "batch"}},
+        {"nce": 0.0, "bce_sources": ["exposed"], "source_weights": {"exposed": 2.0}},
+        {"density": 8, "scope": "batch"},
+        {"grouping": "mixed", "density": 8, "density_momentum": 0.0},
+    ],
 }
 CASES = {
     f"{name}-{k or 'default'}": (name, values)

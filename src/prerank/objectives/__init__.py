@@ -13,11 +13,13 @@ from prerank.plugins import lazy_names, lookup
 if TYPE_CHECKING:
     from prerank.objectives.base import Objective as Objective
     from prerank.objectives.bce import BCE as BCE
+    from prerank.objectives.ghcl import GHCL as GHCL
 
 __all__ = ["TABLE", "get"]
 
 TABLE: dict[str, str] = {
     "bce": "prerank.objectives.bce:BCE",
+    "ghcl": "prerank.objectives.ghcl:GHCL",
 }
 """Name in a recipe -> module and class, imported when asked for."""
 

@@ -5,16 +5,25 @@ Shapes: ``I`` candidates, ``T`` tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from prerank.batch import RequestBatch, Scores
-from prerank.errors import InputError
+from prerank.errors import InputError, did_you_mean
 
-__all__ = ["Normaliser", "Objective", "local_weight", "scores_of", "weighted_mean"]
+__all__ = [
+    "Normaliser",
+    "Objective",
+    "check_names",
+    "check_weights",
+    "divided",
+    "local_weight",
+    "scores_of",
+    "weighted_mean",
+]
 
 Normaliser = Callable[[Tensor], Tensor]
 """From the total weight of this process's batch to what its weighted sum is divided by."""
@@ -66,7 +75,17 @@ def weighted_mean(total: Tensor, weight: Tensor, normaliser: Normaliser) -> Tens
     >>> weighted_mean(torch.tensor([6.0, 0.0]), torch.tensor([3.0, 0.0]), local_weight)
     tensor([2., 0.])
     """
-    divisor = normaliser(weight)
+    return divided(total, normaliser(weight))
+
+
+def divided(total: Tensor, divisor: Tensor) -> Tensor:
+    """Divide sums by their weights, both ``[...]``, already normalised; no weight gives 0.
+
+    Examples
+    --------
+    >>> divided(torch.tensor([6.0, 0.0]), torch.tensor([3.0, 0.0]))
+    tensor([2., 0.])
+    """
     return total / torch.where(divisor > 0, divisor, torch.ones_like(divisor))
 
 
@@ -89,3 +108,34 @@ def scores_of(scores: Mapping[str, Scores], model: str | None) -> Scores:
         known = ", ".join(sorted(scores)) or "none"
         raise InputError(f"objective: no model '{model}' in training; models here: {known}")
     return scores[model]
+
+
+def check_names(where: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names that are not known; ``where`` says whose they are ("bce: sources").
+
+    Raises
+    ------
+    InputError
+        The first such name, and the nearest known one.
+    """
+    known = tuple(known)
+    for name in names:
+        if name not in known:
+            raise InputError(f"{where}: '{name}' is not known; {did_you_mean(name, known)}")
+
+
+def check_weights(
+    where: str, weights: Mapping[str, float], known: Iterable[str], *, is_positive: bool = False
+) -> None:
+    """Refuse weights of unknown names, and ones that are negative (or 0) or not finite.
+
+    Raises
+    ------
+    InputError
+        Names the first one.
+    """
+    check_names(where, weights, known)
+    for name, weight in weights.items():
+        if not 0.0 <= weight < float("inf") or (is_positive and weight == 0.0):
+            expected = "above 0" if is_positive else "0 or more"
+            raise InputError(f"{where}: '{name}' is {weight}; expected {expected}")

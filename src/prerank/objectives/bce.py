@@ -17,8 +17,14 @@ from torch import Tensor
 
 from prerank.batch import POSITIVE, UNKNOWN, RequestBatch, Scores
 from prerank.config import Config as BaseConfig
-from prerank.errors import InputError, did_you_mean
-from prerank.objectives.base import Normaliser, local_weight, scores_of, weighted_mean
+from prerank.objectives.base import (
+    Normaliser,
+    check_names,
+    check_weights,
+    local_weight,
+    scores_of,
+    weighted_mean,
+)
 from prerank.schema import Schema
 
 __all__ = ["BCE"]
@@ -83,9 +89,9 @@ class BCE:
         self.tasks = schema.task_names
         names = schema.source_names
         sources = names if config.sources is None else config.sources
-        _check_names("sources", sources, names)
-        _check_weights("source_weights", config.source_weights, (*names, "positive"))
-        _check_weights("task_weights", config.task_weights, self.tasks)
+        check_names("bce: sources", sources, names)
+        check_weights("bce: source_weights", config.source_weights, (*names, "positive"))
+        check_weights("bce: task_weights", config.task_weights, self.tasks)
         # Both by source code + _SHIFT: first UNKNOWN, then POSITIVE, then the sources.
         rows = {UNKNOWN + _SHIFT: "", POSITIVE + _SHIFT: "positive"}
         rows |= {k + _SHIFT: name for k, name in enumerate(names)}
@@ -125,16 +131,3 @@ class BCE:
             f"bce/{task}": mean_T[t] * self.config.task_weights.get(task, 1.0)
             for t, task in enumerate(self.tasks)
         }
-
-
-def _check_names(option: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in known:
-            raise InputError(f"bce: {option}: '{name}' is not known; {did_you_mean(name, known)}")
-
-
-def _check_weights(option: str, weights: Mapping[str, float], known: tuple[str, ...]) -> None:
-    _check_names(option, tuple(weights), known)
-    for name, weight in weights.items():
-        if not 0.0 <= weight < float("inf"):
-            raise InputError(f"bce: {option}: '{name}' is {weight}; expected 0 or more")

@@ -230,7 +230,10 @@ def evidence_is_unseen(model: Model, batch: RequestBatch) -> None:
 
 
 def gradients(model: Model, batch: RequestBatch) -> None:
-    """Every parameter, and every vocabulary of a table, gets a finite gradient somewhere."""
+    """Every parameter, and every vocabulary of a table, gets a finite gradient somewhere.
+
+    What a model has frozen gets none.
+    """
     model.train().zero_grad()
     scores = model(batch.inputs).logits
     weights = torch.randn(
@@ -239,6 +242,9 @@ def gradients(model: Model, batch: RequestBatch) -> None:
     (scores * weights).sum().backward()
     model.eval()
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            assert p.grad is None, f"a gradient reaches {name}, which is frozen"
+            continue
         if not p.numel():
             continue
         assert p.grad is not None, f"no gradient reaches {name}"
@@ -246,7 +252,7 @@ def gradients(model: Model, batch: RequestBatch) -> None:
         assert torch.isfinite(grad).all(), f"gradient of {name} is not finite"
         assert bool((grad != 0).any()), f"gradient of {name} is zero"
     for name, module in model.named_modules():
-        if isinstance(module, FusedTables) and module.weight.numel():
+        if isinstance(module, FusedTables) and module.weight.grad is not None:
             grad = module.weight.grad.to_dense()
             for vocabulary in module.vocabularies:
                 used = bool((grad[module.rows_of(vocabulary)] != 0).any())

@@ -28,6 +28,17 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"history": {"kind": "attention"}, "head": {"hidden": [8], "activation": "silu"}},
         {"tower": {"hidden": [8, 8], "dropout": 0.2}, "head": {"hidden": [9], "layer_norm": True}},
     ],
+    "hap_light": [
+        {"join": "sum", "skip": False, "history": {"kind": "attention"}},
+        {"join": "sum", "tower": {"hidden": [8], "dropout": 0.2}, "head": {"hidden": [9]}},
+    ],
+    "hap_expressive": [
+        {"attention": "history", "num_events": 4, "attention_width": 9, "num_heads": 3},
+        {"attention": "none", "join": "sum", "skip": False},
+        {"attention_width": 4, "num_heads": 4, "head": {"hidden": [9], "dropout": 0.2}},
+        {"trunk": {"width": 6, "tower": {"hidden": [7], "dropout": 0.2}}, "skip": False},
+        {"trunk": {"width": 6}, "attention": "history", "num_heads": 1},
+    ],
     "din": [
         {"weights": "plain", "width": 5, "head": {"hidden": [9], "dropout": 0.2}},
     ],

@@ -12,7 +12,10 @@ from prerank.plugins import lazy_names, lookup
 
 if TYPE_CHECKING:
     from prerank.models.base import Model as Model
+    from prerank.models.base import OverTrunk as OverTrunk
     from prerank.models.din import DIN as DIN
+    from prerank.models.hap_expressive import HAPExpressive as HAPExpressive
+    from prerank.models.hap_light import HAPLight as HAPLight
     from prerank.models.mlp import MLPPreranker as MLPPreranker
     from prerank.models.two_tower import TwoTower as TwoTower
 
@@ -22,11 +25,14 @@ TABLE: dict[str, str] = {
     "two_tower": "prerank.models.two_tower:TwoTower",
     "mlp": "prerank.models.mlp:MLPPreranker",
     "din": "prerank.models.din:DIN",
+    "hap_light": "prerank.models.hap_light:HAPLight",
+    "hap_expressive": "prerank.models.hap_expressive:HAPExpressive",
 }
 """Name in a recipe -> module and class, imported when asked for."""
 
 _CLASSES = {target.split(":")[1]: target for target in TABLE.values()}
 _CLASSES["Model"] = "prerank.models.base:Model"
+_CLASSES["OverTrunk"] = "prerank.models.base:OverTrunk"
 __getattr__, __dir__ = lazy_names(__name__, _CLASSES)
 
 

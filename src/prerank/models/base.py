@@ -6,7 +6,7 @@ Shapes: ``R`` requests, ``U`` unique items, ``I`` candidates, ``T`` tasks.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from prerank.schema import Schema
 if TYPE_CHECKING:
     from prerank.log import Transforms
 
-__all__ = ["Model"]
+__all__ = ["Model", "OverTrunk"]
 
 
 class Model(nn.Module, ABC):
@@ -85,3 +85,25 @@ class Model(nn.Module, ABC):
         """Score all candidates of a batch; equal to the three methods composed."""
         states = self.request_state(inputs), self.item_state(inputs.items)
         return self.score(*states, inputs.pairs)
+
+
+@runtime_checkable
+class OverTrunk(Protocol):
+    """A model that is built over another one, its trunk, and can start from that one's states.
+
+    Optional: a cascade whose earlier tier is the trunk passes on what that tier has computed
+    instead of computing it again. Logits are the same either way.
+    """
+
+    def is_over(self, other: Model) -> bool:
+        """Say whether the states of another model are those of this model's trunk.
+
+        True for the trunk itself and for any copy with the same configuration and weights; compare
+        once, not for each batch. Inputs must come from the same transforms.
+        """
+
+    def request_state_from(self, trunk_state: Any, inputs: Inputs) -> Rows:
+        """Return this model's request state, given the trunk's for the same requests."""
+
+    def item_state_from(self, trunk_state: Any, items: Features) -> Rows:
+        """Return this model's item state, given the trunk's for the same items."""

@@ -29,6 +29,7 @@ from prerank.nn import (
     FusedTables,
     RowKind,
     SplitLinear,
+    encode_events,
     finish,
     linear,
     used_features,
@@ -36,8 +37,6 @@ from prerank.nn import (
 from prerank.schema import Feature, Schema
 
 __all__ = ["DIN", "ItemState", "RequestState"]
-
-_MS_PER_DAY = 86_400_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +224,9 @@ class DIN(TwoSided[RequestState, ItemState]):
         return RequestState(vector_RD, self.first.project("user", vector_RD), events)
 
     def _events(self, history: History, items_UE: Tensor, k: int) -> Jagged:
-        items_LE = items_UE.index_select(0, history.item_of.values)
-        own_LE = cast(FeatureEncoder, self.events[k]).events(history, self.tables)
-        age_L1 = torch.log1p(history.age_ms.values.to(items_LE.dtype) / _MS_PER_DAY).unsqueeze(1)
-        return history.item_of.with_values(
-            self.event_layers[k](torch.cat([items_LE, own_LE, age_L1], dim=1))
-        )
+        encoder = cast(FeatureEncoder, self.events[k])
+        events_LE = encode_events(history, items_UE, encoder, self.tables)
+        return history.item_of.with_values(self.event_layers[k](events_LE))
 
     def _item(self, items_UE: Tensor) -> ItemState:
         key_UD = self.key_layer(items_UE)

@@ -52,4 +52,4 @@ class MLPPreranker(CrossedTowers):
         super().__init__(schema)
         self.config = config
         self._build_towers(config)
-        self._build_head(config.width, config.head, self.encode)
+        self._build_head(config.width, config.head)

@@ -122,7 +122,6 @@ class CrossedTowers(TwoSided[RequestState, ItemState]):
         self,
         width: int,
         config: MLP.Config,
-        encode: Encoders,
         *,
         join: Join = "concat",
         skip: bool = True,
@@ -131,10 +130,10 @@ class CrossedTowers(TwoSided[RequestState, ItemState]):
         """Make the layers over towers of a width; ``more`` parts follow in the first layer."""
         parts: dict[str, tuple[RowKind, int]] = {
             "user": ("request", width),
-            "context": ("request", encode.context_width),
+            "context": ("request", self.encoders.context_width),
             "item": ("item", width),
             "cross": ("candidate", width),
-            "candidate": ("candidate", encode.candidate_width),
+            "candidate": ("candidate", self.encoders.candidate_width),
         }
         H = config.hidden[0]
         # A sum under one matrix is that matrix under each of its terms.
@@ -156,12 +155,20 @@ class CrossedTowers(TwoSided[RequestState, ItemState]):
                     weight.fill_(1.0 if name == "cross" else 0.0)
                 self.skip.bias.zero_()
 
+    @property
+    def encoders(self) -> Encoders:
+        """What turns inputs into numbers; a subclass may read another model's."""
+        return self.encode
+
     def encode_items(self, items: Features) -> Tensor:
         """Encode items, ``[U, E]``."""
-        return self.encode.item(items)
+        return self.encoders.item(items)
 
     def _request(self, inputs: Inputs, items_UE: Tensor) -> RequestState:
-        vector_RD = self.user_tower(self.encode.user(inputs, items_UE))
+        return self._user(self.encoders.user(inputs, items_UE))
+
+    def _user(self, user_RE: Tensor) -> RequestState:
+        vector_RD = self.user_tower(user_RE)
         return RequestState(vector_RD, *self._shares("user", vector_RD))
 
     def _item(self, items_UE: Tensor) -> ItemState:
@@ -177,10 +184,10 @@ class CrossedTowers(TwoSided[RequestState, ItemState]):
         """Cross the towers' outputs and run the head, ``I`` rows."""
         user_ID = request_state.vector.index_select(0, pairs.request_of)
         item_ID = item_state.vector.index_select(0, pairs.item_of)
-        context_RE = self.encode.context(pairs.context)
+        context_RE = self.encoders.context(pairs.context)
         at_candidates = {
             "cross": user_ID * item_ID,
-            "candidate": self.encode.candidate(pairs.candidate),
+            "candidate": self.encoders.candidate(pairs.candidate),
         }
         more = self._more(request_state, item_state, pairs, context_RE, at_candidates)
 

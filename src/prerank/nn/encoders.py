@@ -76,6 +76,11 @@ class Encoders(nn.Module):
         return self._user.width + self.histories.width
 
     @property
+    def history_width(self) -> int:
+        """Width of the pooled histories: the last columns of :meth:`user`."""
+        return self.histories.width
+
+    @property
     def item_width(self) -> int:
         """Width of :meth:`item`."""
         return self._item.width

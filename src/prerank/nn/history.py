@@ -15,14 +15,62 @@ from torch import Tensor, nn
 
 from prerank.batch import History
 from prerank.config import Config as BaseConfig
-from prerank.jagged import segment_softmax, segment_sum
+from prerank.jagged import Jagged, lengths_to_offsets, ranges, segment_softmax, segment_sum
 from prerank.nn.features import FeatureEncoder
 from prerank.nn.tables import FusedTables
 from prerank.schema import Feature, Schema
 
-__all__ = ["Histories", "HistoryPooling"]
+__all__ = ["Histories", "HistoryPooling", "encode_events", "last_events"]
 
 _MS_PER_DAY = 86_400_000.0
+
+
+def encode_events(
+    history: History, items_UE: Tensor, encoder: FeatureEncoder, tables: FusedTables
+) -> Tensor:
+    """Return each event's item, own features and log age side by side, ``[L, E + W + 1]``.
+
+    Parameters
+    ----------
+    history : History
+        One stream.
+    items_UE : Tensor ``[U, E]``
+        Encodings of ``inputs.items``.
+    encoder : FeatureEncoder
+        Of the features of the stream's events, ``W`` wide.
+    tables : FusedTables
+        What the encoder was made for.
+    """
+    items_LE = items_UE.index_select(0, history.item_of.values)
+    own_LW = encoder.events(history, tables)
+    age_L1 = torch.log1p(history.age_ms.values.to(items_LE.dtype) / _MS_PER_DAY).unsqueeze(1)
+    return torch.cat([items_LE, own_LW, age_L1], dim=1)
+
+
+def last_events(history: History, limit: int) -> History:
+    """Return the most recent ``limit`` events of each request.
+
+    Examples
+    --------
+    >>> from prerank.jagged import Jagged
+    >>> item_of = Jagged.from_lengths(torch.tensor([5, 6, 7]), torch.tensor([2, 1]))
+    >>> none = Jagged(torch.zeros(3, 0), item_of.offsets)
+    >>> last_events(History(item_of, item_of, none, none), 1).item_of.values
+    tensor([6, 7])
+    """
+    lengths = history.item_of.lengths
+    kept = lengths.clamp(max=limit)
+    if bool((kept == lengths).all()):
+        return history
+    index = ranges(history.item_of.offsets[1:] - kept, kept)
+    offsets = lengths_to_offsets(kept)
+
+    def cut(jagged: Jagged) -> Jagged:
+        return Jagged(jagged.values.index_select(0, index), offsets)
+
+    return History(
+        cut(history.item_of), cut(history.age_ms), cut(history.categorical), cut(history.dense)
+    )
 
 
 class HistoryPooling(nn.Module):
@@ -48,7 +96,6 @@ class HistoryPooling(nn.Module):
 
     Examples
     --------
-    >>> from prerank.jagged import Jagged
     >>> from prerank.schema import Label
     >>> schema = Schema(streams=("clicks",), labels=(Label(name="click"),))
     >>> tables = FusedTables.Config().build({})

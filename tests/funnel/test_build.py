@@ -13,6 +13,8 @@ import pyarrow as pa
 import pytest
 
 from prerank.errors import InputError
+from prerank.evaluation import evaluate
+from prerank.evaluation.baselines import make_baselines
 from prerank.funnel import AdversaryConfig, FunnelConfig, build_funnel, realness_report, work_folder
 from prerank.funnel import build as building
 from prerank.funnel.exposures import Exposures, events_of, exposed_only, view_of
@@ -20,6 +22,7 @@ from prerank.funnel.plan import make_plan, user_fold
 from prerank.funnel.serve import SCORES, Server
 from prerank.log import Columns, Log, check_log, open_log
 from prerank.log.format.columns import CANDIDATES, Group
+from prerank.log.inputs.evidence import build_evidence
 from prerank.training import FitConfig
 
 Built = Callable[[str], tuple[Log, Log]]
@@ -91,6 +94,19 @@ def test_every_candidate_has_every_score_and_lists_have_their_quotas(
         assert (values["sample_prob"][at][stage > 0] == 1).all()
 
 
+def test_evaluations_get_the_order_of_retrieval_of_every_candidate(built: Built) -> None:
+    """By the score, which pool items have too, so that real items gain nothing by being listed."""
+    _, log = built("user")
+    options: dict[str, Any] = {"baselines": ["random", "retrieval"], "num_resamples": 2}
+    result = evaluate({}, log["test"], cost=False, **options)
+    assert 0 < result.value("retrieval", "recall@10/T1") <= 1
+    scorer = make_baselines(["retrieval"], None, log, 0)["retrieval"]
+    columns = next(log["test"].columns(16))
+    evidence = build_evidence(columns, log.schema, log.schema)
+    said = scorer(columns, log, evidence)[:, 0]
+    np.testing.assert_array_equal(said, columns.candidates.values["score.retrieval"])
+
+
 def test_splits_and_lineage_say_where_it_came_from(built: Built) -> None:
     source, log = built("user")
     assert log.parts == source.parts
@@ -129,6 +145,13 @@ def test_a_moment_is_served_by_models_of_the_past(clock_log: Log, small: FunnelC
         stint = plan.stints[plan.stint_of[row]]
         assert exposures.time[stint.rows].max() < exposures.time[row]
         assert stint.record["before_ms"] <= exposures.time[row]
+
+
+def test_refits_in_time_want_parts_in_time(user_log: Log, small: FunnelConfig) -> None:
+    config = msgspec.structs.replace(small, clock="global")
+    exposures = Exposures.read(view_of(user_log), max_history=50)
+    with pytest.raises(InputError, match=r"cut user by user .* data split .* --by time"):
+        make_plan(user_log, exposures, config)
 
 
 def test_requests_can_be_a_subset(user_log: Log, small: FunnelConfig, tmp_path: Path) -> None:

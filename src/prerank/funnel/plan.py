@@ -62,10 +62,24 @@ class Plan:
 
 
 def clock_of(log: Log, config: FunnelConfig) -> Literal["user", "global"]:
-    """Return the clock of a log: ``user`` where it was split user by user."""
+    """Return the clock of a log: ``user`` where it was split user by user.
+
+    Raises
+    ------
+    InputError
+        A global clock is asked for, but the parts do not follow one another in time.
+    """
+    rule = load_splits(log.path).rule
+    by_user = rule.startswith(("per user", "user"))
+    if config.clock == "global" and log.parts and by_user:
+        raise InputError(
+            f"{log.path}: clock is global, but its parts are cut user by user ('{rule}'), so the "
+            "first one would hold requests later than the last; split it first: prerank data "
+            f"split {log.path} --by time"
+        )
     if config.clock != "auto":
         return config.clock
-    return "user" if load_splits(log.path).rule.startswith(("per user", "user")) else "global"
+    return "user" if by_user else "global"
 
 
 def user_fold(user: npt.ArrayLike, seed: int, folds: int) -> Index:

@@ -6,16 +6,14 @@ its items and pairs for what reaches it).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
-from prerank.cascade import Cascade
 from prerank.evaluation.cost import Cost
 from prerank.evaluation.studies.seeds import Claim, SeedStudy, over_seeds
 
-__all__ = ["Frontier", "Point", "cascade_us", "frontier", "tier_us"]
+__all__ = ["Frontier", "Point", "frontier", "tier_us"]
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,32 +71,6 @@ def tier_us(cost: Cost, num_scored: float, *, cached: bool = False) -> float:
     """
     per_candidate = cost.us_per_candidate + (0.0 if cached else cost.us_per_item)
     return cost.us_per_request + num_scored * per_candidate
-
-
-def cascade_us(
-    cascade: Cascade, costs: Sequence[Cost], num_candidates: int, *, cached: bool = False
-) -> float:
-    """Return microseconds of a cascade for one request.
-
-    Parameters
-    ----------
-    cascade : Cascade
-        Its tiers say what they forward.
-    costs : sequence of Cost
-        Of the models of its tiers.
-    num_candidates : int
-        ``N``, what reaches the first tier.
-    cached : bool
-        Item states are computed beforehand.
-    """
-    total, reaching = 0.0, float(num_candidates)
-    for tier, cost in zip(cascade.tiers, costs, strict=True):
-        total += tier_us(cost, reaching, cached=cached)
-        if isinstance(tier.forward, float):
-            reaching = min(reaching, math.ceil(num_candidates * tier.forward))
-        elif tier.forward is not None:
-            reaching = min(reaching, float(tier.forward))
-    return total
 
 
 def frontier(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prerank.cli.frontier import frontier
+from prerank.cli.hap import hap
 from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say
 from prerank.cli.tables import print_table
 
@@ -171,6 +172,7 @@ def refresh(
 
 
 app.command("frontier")(frontier)
+app.command("hap")(hap)
 
 
 def _say_machine(machine: dict[str, Any]) -> None:

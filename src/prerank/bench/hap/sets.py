@@ -1,0 +1,98 @@
+"""The data of the HAP study: which requests, which sampler, how long a training is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prerank.config import Config
+from prerank.log import Log, Part, RowRanges, open_log
+
+__all__ = ["SETS", "StudySet", "thinned"]
+
+
+class StudySet(Config, frozen=True):
+    """A data set of the study.
+
+    Parameters
+    ----------
+    name : str
+        As in the tables.
+    what : str
+        One line: where it is from, and that it is simulated or fitted.
+    epochs, batch_size : int
+        Passes over the training part and requests per update.
+    num_valid, num_test : int
+        Requests that are scored, spread evenly over their parts.
+    max_seeds : int
+        At most so many seeds of any line.
+    """
+
+    name: str
+    what: str
+    epochs: int = 1
+    batch_size: int = 64
+    num_valid: int = 700
+    num_test: int = 1500
+    max_seeds: int = 5
+
+    def parts(self, log: Log) -> dict[str, Part]:
+        """Return ``train`` whole, ``valid`` and ``test`` thinned."""
+        return {
+            "train": log["train"],
+            "valid": thinned(log["valid"], self.num_valid),
+            "test": thinned(log["test"], self.num_test),
+        }
+
+    def open(self, folder: Path) -> dict[str, Part]:
+        """Open the log and return its parts."""
+        return self.parts(open_log(folder))
+
+    def fit_values(self, lr: float, seed: int, diagnose_every: int | None) -> dict[str, Any]:
+        """Return values of ``FitConfig``: Adam everywhere, one rate, linear decay."""
+        return {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "lr": lr,
+            "table_lr": lr,
+            "optimizer": "adam",
+            "table_optimizer": "lazy_adam",
+            "schedule": "linear",
+            "seed": seed,
+            "max_history": 50,
+            "diagnose_every": diagnose_every,
+        }
+
+
+SETS = {
+    s.name: s
+    for s in (
+        StudySet(name="world", what="simulated funnel, 600 > 150 > 50 > 10"),
+        StudySet(name="ml1m", what="fitted funnel on MovieLens-1M, 400 > 100 > 30", epochs=2),
+        StudySet(name="mind", what="fitted funnel on MIND", epochs=3, max_seeds=3),
+    )
+}
+"""By name, in the order of the tables."""
+
+
+def thinned(part: Part, num_requests: int) -> Part:
+    """Return about evenly spaced requests of a part, all of them if there are no more.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from prerank.world import WorldConfig, write_world
+    >>> config = WorldConfig(num_users=20, num_items=300, num_requests=60, num_days=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = write_world(f"{folder}/log", config)
+    ...     thinned(open_log(f"{folder}/log").all(), 6).num_requests
+    6
+    """
+    if part.num_requests <= num_requests:
+        return part
+    pairs = part.rows.pairs
+    rows = part.rows.within(int(pairs[0, 0]), int(pairs[-1, 1]))
+    places = np.linspace(0, len(rows) - 1, num_requests).astype(np.int64)
+    return Part(part.log, RowRanges.of(rows[places]), part.name)

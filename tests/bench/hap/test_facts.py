@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prerank import metrics
+from prerank.bench.hap.compare import compare, over_seeds, summary
+from prerank.bench.hap.facts import Facts, cascade_order, places_of
+from prerank.log import Part, open_log
+from prerank.world import WorldConfig, write_world
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Part:
+    path = tmp_path_factory.mktemp("facts") / "log"
+    config = WorldConfig(num_users=40, num_items=600, num_requests=150, num_days=3, num_pool=20)
+    write_world(path, config)
+    return open_log(path)["test"]
+
+
+@pytest.fixture(scope="module")
+def facts(part: Part, tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    return Facts.of(part, tmp_path_factory.mktemp("kept"))
+
+
+def test_kept_utility_is_the_computed_one(part: Part, tmp_path: Path) -> None:
+    first, second = Facts.of(part, tmp_path), Facts.of(part, tmp_path)
+    assert first.data.utility is not None
+    assert second.data.utility is not None
+    np.testing.assert_array_equal(first.data.utility, second.data.utility)
+
+
+def test_true_utility_is_the_best_order_of_its_own_truth(facts: Facts) -> None:
+    utility = facts.data.utility
+    assert utility is not None
+    values = facts.values(utility)
+    k = facts.cut_offs()[1]
+    assert facts.truths.top_m is not None
+    assert facts.truths.top_m < k
+    assert values[f"recall@{k}/U"].min() == 1.0
+    noise = np.random.default_rng(0).normal(size=len(utility))
+    chance = facts.values(noise)
+    assert np.nanmean(values["utility@10/U"]) > np.nanmean(chance["utility@10/U"])
+    # An engaged exposure must be found where everything is kept.
+    lengths = facts.data.lengths
+    order = metrics.top_order(noise, facts.data.offsets)
+    everything = metrics.recall_at_k(
+        facts.data.positive, order, facts.data.offsets, int(lengths.max())
+    )
+    assert np.nanmin(everything) == 1.0
+
+
+def test_macro_is_the_mean_of_the_sources_a_request_has(facts: Facts) -> None:
+    values = facts.values(np.random.default_rng(1).normal(size=len(facts.data.source)))
+    each = np.stack([values[f"auc/{s}"] for s in facts.data.schema.source_names])
+    for request in range(each.shape[1]):
+        known = each[~np.isnan(each[:, request]), request]
+        expected = known.mean() if len(known) else np.nan
+        np.testing.assert_allclose(values["auc/macro"][request], expected, atol=1e-12)
+
+
+@given(st.data())
+def test_a_cascade_re_orders_only_what_it_forwards(data: Any) -> None:
+    lengths = np.array(data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=4)))
+    size = int(lengths.sum())
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    known: Any = SimpleNamespace(offsets=offsets, row=np.arange(len(lengths)), lengths=lengths)
+    scores = st.lists(st.integers(-3, 3), min_size=size, max_size=size)
+    light = places_of(np.array(data.draw(scores), dtype=np.float64), known)
+    heavy = np.array(data.draw(scores), dtype=np.float64)
+    count = np.array([data.draw(st.integers(0, int(n))) for n in lengths])
+    order = cascade_order(light, heavy, known, count)
+    for r, n in enumerate(lengths):
+        here = slice(offsets[r], offsets[r + 1])
+        places = (-order[here]).astype(int)
+        assert sorted(places) == list(range(n))
+        first = light[here] < count[r]
+        assert set(places[first]) == set(range(count[r]))
+        np.testing.assert_array_equal(places[~first], light[here][~first])
+        by_place = np.argsort(places)[: count[r]]
+        assert (np.diff(heavy[here][by_place]) <= 0).all()
+
+
+def test_differences_are_paired_and_corrected() -> None:
+    rng = np.random.default_rng(2)
+    user = np.repeat(np.arange(60), 3)
+    base = rng.normal(size=180)
+    lines = {
+        "a": over_seeds([{"x": base + 0.5}, {"x": base + 0.7}]),
+        "b": over_seeds([{"x": base}, {"x": base}]),
+        "c": over_seeds([{"x": base + rng.normal(size=180)}]),
+    }
+    found = compare(lines, [("a", "b"), ("b", "c"), ("a", "missing")], ["x", "y"], user)
+    assert set(found) == {"a - b", "b - c"}
+    clear = found["a - b"]["x"]
+    assert clear["value"] == pytest.approx(0.6)
+    assert clear["low"] == pytest.approx(0.6)
+    assert clear["seeds_up"] == 1.0
+    assert clear["p_holm"] < 0.01 < found["b - c"]["x"]["p"] <= found["b - c"]["x"]["p_holm"]
+    table = summary(lines["a"], user)["x"]
+    assert table["seeds"] == 2
+    assert table["low"] < table["value"] < table["high"]
+    assert table["sd_seeds"] == pytest.approx(np.sqrt(0.02))

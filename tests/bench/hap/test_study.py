@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from prerank.bench.hap import grid, sets
+from prerank.bench.hap import study as study_of
+from prerank.bench.hap.answers import PAIRS, answers
+from prerank.bench.hap.execute import is_done, read_scores
+from prerank.bench.hap.grid import LINES, final_jobs, lines_of, tuning_jobs
+from prerank.bench.hap.sets import SETS, StudySet
+from prerank.bench.hap.study import Study
+from prerank.errors import InputError
+from prerank.world import WorldConfig, write_world
+
+_SMALL = ("ghcl", "heavy_hard")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hap") / "log"
+    config = WorldConfig(
+        num_users=40, num_items=500, num_requests=200, num_days=4, num_pool=20,
+        num_retrieved=80, num_preranked=30, num_ranked=15, retrieval_score=False,
+    )  # fmt: skip
+    write_world(path, config)
+    return path
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> StudySet:
+    monkeypatch.setattr(grid, "RATES", dict.fromkeys(grid.RATES, (0.001, 0.01)))
+    monkeypatch.setattr(study_of, "RATES", grid.RATES)
+    return sets.StudySet(name="world", what="tiny", num_valid=30, num_test=30, max_seeds=2)
+
+
+def test_the_study_runs_resumes_and_is_judged(log: Path, small: StudySet, tmp_path: Path) -> None:
+    said: list[str] = []
+    study = Study(small, log, tmp_path, only=_SMALL)
+    assert not study.run(say=said.append, until=0.0)
+    assert study.run(say=said.append)
+    finished = study.finished()
+    assert {name: len(seeds) for name, seeds in finished.items()} == {"ghcl": 2, "heavy_hard": 2}
+    num_said = len(said)
+    assert study.run(say=said.append)
+    assert len(said) == num_said
+    assert all(is_done(folder) for seeds in finished.values() for folder in seeds.values())
+    assert len(read_scores(finished["ghcl"][0], "test")) > 30
+    result = answers(study, said.append)
+    assert set(result["lines"]) == {"ghcl", "heavy_hard", "random", "oracle"}
+    assert result["rates"]["ghcl"].keys() == {"0.001", "0.01"}
+    curve = result["shares"]["light -> heavy_hard"]["curve"]
+    assert list(curve) == ["0.01", "0.02", "0.03", "0.05", "0.1", "0.2", "0.3", "0.5", "0.75", "1"]
+    # Everything forwarded is the second model alone; the first k places of nothing are the first's.
+    quota = result["quota"]
+    for key in (f"recall@{quota}/T1", "utility@10/U"):
+        alone = result["lines"]["heavy_hard"]["metrics"][key]["value"]
+        assert curve["1"][key]["value"] == pytest.approx(alone, abs=1e-12)
+    assert "heavy_hard - ghcl" in result["differences"]["H3"]
+    assert any("early" in found for found in result["gradients"].values())
+    assert msgspec.json.encode(result)
+
+
+def test_a_misspelt_line_is_refused(log: Path, small: StudySet, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no line 'ghlc'"):
+        Study(small, log, tmp_path, only=("ghlc",)).run(say=print)
+
+
+def test_the_whole_study_is_at_most_250_trainings() -> None:
+    keys = set()
+    for name, chosen in SETS.items():
+        lines = lines_of(name)
+        rates = {line.name: grid.RATES[line.size][1] for line in lines if line.rate_of is None}
+        keys |= {job.key + name for job in tuning_jobs(name, lines)}
+        keys |= {job.key + name for job in final_jobs(name, lines, rates, chosen.max_seeds)}
+    assert len(keys) <= 250
+
+
+def test_every_line_is_well_formed() -> None:
+    names = [line.name for line in LINES]
+    assert len(names) == len(set(names))
+    by_name = {line.name: line for line in LINES}
+    for line in LINES:
+        if line.rate_of is not None:
+            assert by_name[line.rate_of].rate_of is None
+    for pairs in PAIRS.values():
+        assert {name for pair in pairs for name in pair} <= set(names)
+
+
+def test_the_same_values_have_the_same_key() -> None:
+    job = next(iter(tuning_jobs("world", LINES)))
+    renamed = msgspec.structs.replace(job.line, what="other words", seeds=1)
+    assert msgspec.structs.replace(job, line=renamed).key == job.key
+    assert msgspec.structs.replace(job, lr=0.5).key != job.key
+    assert dataclasses.is_dataclass(Study)

@@ -98,7 +98,7 @@ class Loops:
         return factor * torch.exp((self.logit[n] - self.logit[p]) / tau)
 
     def against(self, p: int, request: int, codes: Sequence[int]) -> Tensor | None:
-        """Return the loss of one positive against negatives of some sources; None: there are none."""
+        """Return the loss of a positive against negatives of some sources; None without any."""
         terms = []
         for code in codes:
             mine = [
@@ -115,8 +115,8 @@ class Loops:
                 for q, r in self.positives
                 if r == request and q != p
             ]
-        probability = 1.0 / (1.0 + sum(terms))
-        return (1.0 - probability) ** self.focal * -torch.log(probability)
+        wrong = sum(terms) / (1.0 + sum(terms))
+        return wrong**self.focal * torch.log1p(sum(terms))
 
     def nce(self, codes: Sequence[int]) -> Tensor:
         """Return the mean over requests of means over their positives."""
@@ -131,8 +131,8 @@ class Loops:
         return total / votes if votes else total
 
     def _bce(self, i: int, *, is_positive: bool) -> Tensor:
-        p = torch.sigmoid(self.logit[i] if is_positive else -self.logit[i])
-        return (1.0 - p) ** self.focal * -torch.log(p)
+        odds = torch.exp(-self.logit[i] if is_positive else self.logit[i])
+        return (odds / (1.0 + odds)) ** self.focal * torch.log1p(odds)
 
     def bce_grouped(self, code: int) -> Tensor:
         """Return the mean over positives plus the mean over negatives of a source."""

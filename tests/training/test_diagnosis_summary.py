@@ -35,6 +35,11 @@ def test_quantiles_are_those_of_the_tables(degrees: int, known: float) -> None:
     assert _quantile(degrees) == pytest.approx(known, rel=0.01)
 
 
+def test_lines_of_a_log_are_taken_as_they_are() -> None:
+    lines = [{"step": 1, "kind": "diagnosis", "epoch": 0.1, **_line(mass__exposed=1.0)}]
+    assert set(summarise(lines).values) == set(_line(mass__exposed=1.0))
+
+
 def test_one_batch_has_no_interval() -> None:
     found = summarise([_line(mass__exposed=0.5)]).values["mass/exposed"]
     assert found.mean == 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -63,13 +64,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     conflicts: dict[str, float]
 
 
-def summarise(diagnoses: Sequence[Mapping[str, float]]) -> Summary:
+def summarise(diagnoses: Sequence[Mapping[str, Any]]) -> Summary:
     """Put the diagnoses of batches, or of the steps of a training, together.
 
     Parameters
     ----------
     diagnoses : sequence of mapping of str to float
-        What :func:`~prerank.training.diagnosis.diagnose` returned.
+        What :func:`~prerank.training.diagnosis.diagnose` returned, or lines of ``metrics.jsonl``
+        of that kind.
 
     Examples
     --------
@@ -84,7 +86,8 @@ def summarise(diagnoses: Sequence[Mapping[str, float]]) -> Summary:
     columns: dict[str, list[float]] = {}
     for line in diagnoses:
         for key, value in line.items():
-            columns.setdefault(key, []).append(value)
+            if "/" in key:  # a line's step, kind and epoch are no measures
+                columns.setdefault(key, []).append(value)
     sources = sources_of(diagnoses)
     ratios: dict[str, Spread] = {}
     for measure in dict.fromkeys(key.rpartition("/")[0] for key in columns if _has_ratio(key)):
@@ -109,7 +112,7 @@ def summarise(diagnoses: Sequence[Mapping[str, float]]) -> Summary:
     )
 
 
-def sources_of(diagnoses: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
+def sources_of(diagnoses: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the sources with a negative in some diagnosis, hardest first."""
     prefix = "negatives/"
     names = [key for line in diagnoses for key in line if key.startswith(prefix) and line[key]]

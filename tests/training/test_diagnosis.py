@@ -313,3 +313,48 @@ def test_inner_products_of_dense_and_sparse_tables_agree(
         torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-14)
         assert not first[1].any()
         assert first[0, 0] > 0
+
+
+_VARIANTS = {
+    "grouped": {"bce": 0.3},
+    "mixed": {"grouping": "mixed"},
+    "mixed nce, grouped bce": {"grouping": "mixed", "bce_grouping": "grouped"},
+    "shared": {"scope": "batch", "bce": 0.0, "grouping": "mixed", "temperature": 0.5},
+    "density": {"density": 5},
+    "task": {"task": "click", "grouping": "mixed"},
+}
+
+
+@pytest.mark.parametrize("variant", sorted(_VARIANTS))
+def test_ghcl_is_split_without_a_remainder(
+    schema: Schema, batch: RequestBatch, variant: str
+) -> None:
+    model = TwoTasks(schema)
+    objective = get("ghcl").Config(**_VARIANTS[variant]).build(schema)
+    before = {k: v.clone() for k, v in objective.state_tensors().items()}
+    found = diagnose(model, objective, batch)
+    assert all(torch.equal(v, before[k]) for k, v in objective.state_tensors().items())
+    with objective.paused():
+        scores = {"model": model(batch.inputs)}
+        loss = sum(objective(scores, batch).values())
+        sides = objective.negative_side(scores, batch)
+    (total,) = torch.autograd.grad(loss, model.weight, retain_graph=True)
+    assert found["norm/dense/total"] == pytest.approx(float(total.norm()), rel=1e-9)
+    for where in ("dense", "table"):
+        shares = [found[f"dominance/{where}/{name}"] for name in schema.source_names]
+        assert sum(shares) == pytest.approx(1.0, abs=1e-9)
+    for name, side in sides.items():
+        (grad,) = torch.autograd.grad(side, model.weight, retain_graph=True)
+        assert found[f"norm/dense/negative/{name}"] == pytest.approx(float(grad.norm()), rel=1e-9)
+
+
+@pytest.mark.parametrize("variant", sorted(set(_VARIANTS) - {"task"}))
+def test_what_ghcl_calls_the_negative_side_is_the_loss_at_the_negatives(
+    schema: Schema, batch: RequestBatch, variant: str
+) -> None:
+    model = TwoTasks(schema)
+    objective = get("ghcl").Config(**_VARIANTS[variant]).build(schema)
+    own = diagnose(model, objective, batch)
+    ones = dict.fromkeys(objective({"model": model(batch.inputs)}, batch), 1.0)
+    by_mask = diagnose(model, objective, batch, weights=ones)
+    assert own == pytest.approx(by_mask, rel=1e-9, abs=1e-12)

@@ -59,7 +59,7 @@ def diagnose(
         ``requests/A``, ``negatives/A``
             How many the loss reaches.
         ``logit/A``, ``logit/positive``
-            Mean score of the first task, over all members.
+            Mean score over all members, of the first task that the loss reads.
         ``per_sample/A``
             Mean ``|dL/ds|`` over the negatives reached.
         ``mass/A``
@@ -106,9 +106,13 @@ def diagnose(
     with _quiet(model, objective), torch.enable_grad():
         scores = run_model(model, batch.inputs, precision)
         leaf = scores.logits.detach().requires_grad_()
-        parts = objective({MODEL: Scores(leaf, scores.extra)}, batch)
-        pulls = split_pulls(parts, leaf, source, names, weights)
-        values = _at_scores(pulls, batch, leaf.detach()[:, 0], names)
+        of_leaf = {MODEL: Scores(leaf, scores.extra)}
+        parts = objective(of_leaf, batch)
+        negative_side = getattr(objective, "negative_side", None)
+        # Its scalars sum several parts, so weights of parts cannot be put on them.
+        sides = negative_side(of_leaf, batch) if negative_side and not weights else None
+        pulls = split_pulls(parts, leaf, source, names, weights, sides)
+        values = _at_scores(pulls, batch, leaf.detach(), names)
         if not pulls.sources:
             return values
         rows, mix = _rows(pulls)
@@ -123,13 +127,14 @@ def diagnose(
 
 @contextlib.contextmanager
 def _quiet(model: Model, objective: Objective) -> Iterator[None]:
-    """Put the model into eval mode and let the objective divide by this batch alone."""
+    """Put the model into eval mode; let the objective divide by this batch alone and forget it."""
     was_training, normaliser = model.training, getattr(objective, "normaliser", None)
     model.eval()
     if normaliser is not None:
         objective.normaliser = local_weight
     try:
-        yield
+        with getattr(objective, "paused", contextlib.nullcontext)():
+            yield
     finally:
         model.train(was_training)
         if normaliser is not None:
@@ -159,10 +164,12 @@ def _at_scores(
     """Return counts and everything that needs no parameters."""
     values: dict[str, float] = {}
     mass = {name: float(pull.abs().sum()) for name, pull in pulls.negative.items()}
+    read = torch.stack([*pulls.negative.values()]).ne(0).any(0).any(0)
+    column = logits[:, int(read.byte().argmax())]
     for code, name in [*enumerate(names), (POSITIVE, "positive")]:
         is_member = batch.evidence.source == code
         if bool(is_member.any()):
-            values[f"logit/{name}"] = float(logits[is_member].double().mean())
+            values[f"logit/{name}"] = float(column[is_member].double().mean())
         if name not in mass:
             continue
         is_reached = (pulls.negative[name] != 0).any(1)

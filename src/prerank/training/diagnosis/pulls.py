@@ -51,6 +51,7 @@ def split_pulls(
     source: Tensor,
     names: tuple[str, ...],
     weights: Mapping[str, float] | None = None,
+    sides: Mapping[str, Tensor] | None = None,
 ) -> Pulls:
     """Split the gradient of the parts with respect to the scores by the source that causes it.
 
@@ -71,6 +72,9 @@ def split_pulls(
         ``schema.source_names``, easiest first.
     weights : mapping of str to float, optional
         Factor of a part by name; default 1.
+    sides : mapping of str to Tensor, optional
+        By source, a scalar with the gradient of its negatives alone: of an objective that has a
+        word of its own on who is negative. Default: the loss at the source's candidates.
 
     Examples
     --------
@@ -90,16 +94,14 @@ def split_pulls(
     is_positive = (source == POSITIVE).unsqueeze(1)
     other = total = zero
     for part, value in parts.items():
-        if not value.requires_grad:
-            continue  # the batch has nothing to say on it
-        (pull,) = torch.autograd.grad(
-            value, logits, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        pull = pull * (weights or {}).get(part, 1.0)
+        pull = _gradient(value, logits) * (weights or {}).get(part, 1.0)
         kind, _, what = part.partition("/")
         total, by_kind[kind] = total + pull, by_kind.get(kind, zero) + pull
         if what in own:
             own[what] = own[what] + pull
+            continue
+        if what == "positive":
+            positive[kind] = positive.get(kind, zero) + pull
             continue
         rest = pull
         for name, member in members.items():
@@ -114,6 +116,19 @@ def split_pulls(
         }
         whole = sum(mass.values())
         shares[kind] = {name: m / whole for name, m in mass.items()} if whole else {}
-    negative = {name: torch.where(member, total, zero) for name, member in members.items()}
+    if sides is None:
+        negative = {name: torch.where(member, total, zero) for name, member in members.items()}
+    else:
+        found = {name: _gradient(side, logits) for name, side in sides.items()}
+        negative = {name: found.get(name, zero) for name in names}
     reached = tuple(name for name in reversed(names) if bool(negative[name].any()))
     return Pulls(reached, own, positive, shares, other, negative)
+
+
+def _gradient(value: Tensor, logits: Tensor) -> Tensor:
+    if not value.requires_grad:
+        return torch.zeros_like(logits)
+    (pull,) = torch.autograd.grad(
+        value, logits, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return pull

@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float64]
 _REST = stream("sampling/rest")
 _ROUNDS = 6
 _AT_ONCE = 1 << 22
+_BITS = 20
+_ODD = 0x9E3779B97F4A7C15 - (1 << 64)
 _SHARED_LEAST, _SHARED_FACTOR = 64, 8
 
 
@@ -87,25 +89,35 @@ class Targets:
     ) -> None:
         self.pool = pool
         self.sizes = pool.size_at(times)
-        place = pool.place[item]
-        inside = np.flatnonzero((place >= 0) & (place < self.sizes[request]))
-        self._request, self._place = request[inside], place[inside]
-        num = len(times)
-        self.valid = self.sizes - np.bincount(self._request, minlength=num)
-        blocked = np.bincount(self._request, pool.weight(self._place), minlength=num)
+        place, num = pool.place[item], len(times)
+        inside = (place >= 0) & (place < self.sizes[request])
+        if not inside.all():
+            request, place = request[inside], place[inside]
+        self._request, self._place = request, place
+        self._code = self.code(request, place)
+        num_blocked = np.bincount(request, minlength=num)
+        self.valid = self.sizes - num_blocked
+        blocked: Floats = num_blocked.astype(np.float64)
+        if pool.ends is not None:
+            blocked = np.bincount(request, pool.weight(place), minlength=num).astype(np.float64)
         self.total = pool.mass(self.sizes)
-        # A sum of differences may miss 0 by rounding; the count does not.
-        self.free = np.where(self.valid > 0, np.maximum(self.total - blocked, 1e-300), 0.0)
+        # The difference of two sums may be 0 or less by rounding; the count says what is left.
+        left = np.maximum(self.total - blocked, 1e-12 * self.total)
+        self.free = np.where(self.valid > 0, left, 0.0)
         self.wanted = np.minimum(wanted, self.valid)
 
-    def blocks(self, request: Index, place: Index) -> npt.NDArray[np.bool_]:
-        """Return which pairs ``[M]`` of request and place in the pool are blocked."""
-        # Few items are drawn, many are blocked: look only at those that somebody drew.
-        drawn = np.zeros(self.pool.num_items, dtype=np.bool_)
-        drawn[place] = True
-        met = np.flatnonzero(drawn[self._place])
-        size = max(self.pool.num_items, 1)
-        return np.isin(request * size + place, self._request[met] * size + self._place[met])
+    def code(self, request: Index, place: Index) -> Index:
+        """Return one number for each pair ``[M]`` of request and place in the pool."""
+        code: Index = request * self.pool.num_items + place
+        return code
+
+    def blocks(self, code: Index) -> npt.NDArray[np.bool_]:
+        """Return which pairs ``[M]`` are blocked."""
+        # Few are drawn, many are blocked: only the blocked ones whose last bits, spread by a
+        # multiplication, are those of a drawn one are compared.
+        seen = np.zeros(1 << _BITS, dtype=np.bool_)
+        seen[_spread(code)] = True
+        return np.isin(code, self._code[seen[_spread(self._code)]])
 
     def blocked_pairs(self) -> tuple[Index, Index]:
         """Return request and place in the pool of what is blocked."""
@@ -125,8 +137,7 @@ def draw_for_each(targets: Targets, keys: Index) -> Drawn:
     pool, num = targets.pool, len(keys)
     need, done = targets.wanted.copy(), np.zeros(num, dtype=np.int64)
     hits = np.zeros(num, dtype=np.int64)
-    size = max(pool.num_items, 1)
-    taken = np.zeros(0, dtype=np.int64)  # codes: request * size + place
+    taken = np.zeros(0, dtype=np.int64)  # codes of pairs
     for _ in range(_ROUNDS):
         # Twice what should do, unless going through the whole pool is less work.
         block = np.ceil(2.0 * need * targets.total / np.maximum(targets.free, 1e-300)) + 4
@@ -136,15 +147,15 @@ def draw_for_each(targets: Targets, keys: Index) -> Drawn:
         request = np.repeat(np.arange(num), block)
         number = place_in_segment(request, num) + done[request]
         place = pool.pick(uniform(keys[request], number), targets.sizes[request])
-        code = request * size + place
-        hit = targets.blocks(request, place)
+        code = targets.code(request, place)
+        hit = targets.blocks(code)
         new = np.zeros(len(code), dtype=np.bool_)
         new[np.unique(code, return_index=True)[1]] = True
         new &= ~hit & ~np.isin(code, taken)
         looked_at = _count_before(new, block, request) < need[request]
         hits += np.bincount(request[hit & looked_at], minlength=num)
         taken = np.concatenate([taken, code[new & looked_at]])
-        need = targets.wanted - np.bincount(taken // size, minlength=num)
+        need = targets.wanted - np.bincount(taken // pool.num_items, minlength=num)
         done += block
     rest = np.flatnonzero(need > 0)
     while len(rest):  # few requests: those whose valid items are rare in what they are drawn from
@@ -152,7 +163,13 @@ def draw_for_each(targets: Targets, keys: Index) -> Drawn:
         some = rest[: max(int(np.searchsorted(ends, _AT_ONCE, side="right")), 1)]
         taken = np.concatenate([taken, _from_all(targets, some, need, keys, taken)])
         rest = rest[len(some) :]
+    size = max(pool.num_items, 1)
     return targets.drawn(taken // size, taken % size, hits)
+
+
+def _spread(code: Index) -> npt.NDArray[np.uint64]:
+    """Return ``_BITS`` well mixed bits of each code."""
+    return (code * np.int64(_ODD)).view(np.uint64) >> np.uint64(64 - _BITS)
 
 
 def _count_before(marked: npt.NDArray[np.bool_], lengths: Index, segment: Index) -> Index:
@@ -172,15 +189,14 @@ def _from_all(
     ``w / sum w``, so taking the earliest is the same successive sampling (Efraimidis and
     Spirakis, 2006).
     """
-    sizes, size = targets.sizes, max(targets.pool.num_items, 1)
-    request = np.repeat(some, sizes[some])
-    place = place_in_segment(request, len(sizes))
-    fits = ~targets.blocks(request, place) & ~np.isin(request * size + place, taken)
+    request = np.repeat(some, targets.sizes[some])
+    place = place_in_segment(request, len(need))
+    code = targets.code(request, place)
+    fits = ~targets.blocks(code) & ~np.isin(code, taken)
     request, place = request[fits], place[fits]
     waiting = -np.log1p(-uniform(keys[request], _REST, place)) / targets.pool.weight(place)
     chosen = smallest(waiting, request, need)
-    codes: npt.NDArray[np.int64] = request[chosen] * size + place[chosen]
-    return codes
+    return targets.code(request[chosen], place[chosen])
 
 
 def draw_shared(targets: Targets, *keys: int) -> Drawn:

@@ -260,8 +260,10 @@ class HAPSampler:
     ) -> Drawn:
         """Draw random items that the request does not have."""
         assert self._pool is not None
-        own = np.flatnonzero(stored.source != source.code)
-        request, item = stored.request_of[own], columns.candidates.values["item"][own]
+        request, item = stored.request_of, columns.candidates.values["item"]
+        own = stored.source != source.code
+        if not own.all():
+            request, item = request[own], item[own]
         if self.config.leave_out_history:
             request, item = _with_history(columns, request, item, self.schema)
         targets = Targets(self._pool, columns.scalars["time"], quota, request, item)

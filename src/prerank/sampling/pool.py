@@ -38,8 +38,10 @@ class ItemPool:
         Where each item of the log is in ``items``; -1 for those that are never drawn.
     first_seen : ndarray ``[N]`` int64, optional
         Ascending times in ms; an item belongs to the pool of later requests only. None: of all.
+    weights : ndarray ``[N]`` float64, optional
+        None: all weigh 1.
     ends : ndarray ``[N + 1]`` float64, optional
-        Running sums of the weights, from 0. None: all weigh 1.
+        Running sums of the weights, from 0.
 
     Examples
     --------
@@ -51,6 +53,7 @@ class ItemPool:
     items: Index
     place: Index
     first_seen: Index | None = None
+    weights: Floats | None = None
     ends: Floats | None = None
 
     @classmethod
@@ -84,6 +87,7 @@ class ItemPool:
             items[chosen].astype(np.int64),
             place,
             None if first_seen is None else first_seen[chosen],
+            None if weights is None else weights[chosen].astype(np.float64),
             None if weights is None else np.concatenate([[0.0], np.cumsum(weights[chosen])]),
         )
 
@@ -134,9 +138,7 @@ class ItemPool:
 
     def weight(self, places: Index) -> Floats:
         """Return the weight of the items at ``places [M]``."""
-        if self.ends is None:
-            return np.ones(len(places))
-        return self.ends[places + 1] - self.ends[places]
+        return np.ones(len(places)) if self.weights is None else self.weights[places]
 
     def pick(self, draws: Floats, sizes: Index) -> Index:
         """Turn uniform draws ``[M]`` into places among the ``sizes [M]`` oldest, by weight."""

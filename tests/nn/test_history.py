@@ -12,7 +12,14 @@ from torch import Tensor
 
 from prerank.batch import RequestBatch
 from prerank.jagged import Jagged
-from prerank.nn import FusedTables, Histories, HistoryPooling
+from prerank.nn import (
+    FeatureEncoder,
+    FusedTables,
+    Histories,
+    HistoryPooling,
+    encode_events,
+    last_events,
+)
 from prerank.schema import Schema
 
 KINDS = ("mean", "recency", "attention")
@@ -141,3 +148,27 @@ def test_no_stream_gives_nothing(schemas: dict[str, Schema]) -> None:
     histories = Histories(schema, 6, tables, HistoryPooling.Config())
     assert histories({}, torch.zeros(3, 6), tables) == []
     assert histories.width == 0
+
+
+@pytest.mark.parametrize("limit", [1, 3, 50])
+def test_last_events_are_the_most_recent(batch: RequestBatch, limit: int) -> None:
+    views = batch.inputs.history["views"]
+    last = last_events(views, limit)
+    for field in dataclasses.fields(views):
+        before, after = getattr(views, field.name), getattr(last, field.name)
+        for r in range(batch.num_requests):
+            row = torch.tensor([r])
+            assert torch.equal(after.select(row).values, before.select(row).values[-limit:])
+
+
+def test_an_encoded_event_is_item_features_and_age(
+    schema: Schema, batch: RequestBatch, tables: FusedTables
+) -> None:
+    views, items = batch.inputs.history["views"], items_of(batch)
+    encoder = FeatureEncoder(schema, "history", tables, stream="views")
+    events = encode_events(views, items, encoder, tables)
+    own = encoder.events(views, tables)
+    for k, u in enumerate(views.item_of.values.tolist()):
+        age = math.log1p(views.age_ms.values[k].item() / DAY)
+        expected = torch.cat([items[u], own[k], torch.tensor([age], dtype=torch.float64)])
+        torch.testing.assert_close(events[k], expected, rtol=1e-12, atol=1e-12)

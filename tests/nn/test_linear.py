@@ -115,3 +115,22 @@ def test_initial_weights_are_those_of_linear() -> None:
 def test_no_part_with_a_width_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="width 0"):
         SplitLinear({"user": ("request", 0)}, 3)
+
+
+def test_tied_parts_act_on_their_sum() -> None:
+    parts: dict[str, tuple[RowKind, int]] = {
+        "user": ("request", 4),
+        "context": ("request", 2),
+        "item": ("item", 4),
+        "cross": ("candidate", 4),
+    }
+    torch.manual_seed(0)
+    layer = SplitLinear(parts, 5, tied={"item": "user", "cross": "user"}).double()
+    assert set(layer.weights) == {"user", "context"}
+    rows = {"request": 3, "item": 6, "candidate": 20}
+    x = {name: torch.randn(rows[kind], width).double() for name, (kind, width) in parts.items()}
+    pairs = Pairs(torch.randint(3, (20,)), torch.randint(6, (20,)), NONE, NONE)
+    joined = x["user"][pairs.request_of] + x["item"][pairs.item_of] + x["cross"]
+    expected = joined @ layer.weights["user"].T + layer.bias
+    expected = expected + (x["context"] @ layer.weights["context"].T)[pairs.request_of]
+    torch.testing.assert_close(layer(x, pairs), expected, rtol=1e-12, atol=1e-12)

@@ -47,7 +47,7 @@ __all__ = ["HAPExpressive", "ItemState", "RequestState"]
 
 _SIZES: dict[Preset, tuple[int, int, tuple[int, ...], int, int]] = {
     "paper": (2304, 384, (1280, 640, 320, 160), 96, 4),
-    "study": (640, 96, (384, 192, 96), 32, 2),
+    "study": (800, 96, (320, 160, 80), 32, 2),
 }
 
 

@@ -275,9 +275,12 @@ def test_p_values_are_uniform_when_nothing_differs() -> None:
         assert abs(np.mean(np.array(p_values) < level) - level) < 3.5 * error
 
 
-def test_kept_resamples_are_those_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_resamples_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     d = clustered(3)
-    kept = bootstrap_mean(d["value"], d["weight"], d["user"], num_resamples=300, seed=4)
-    monkeypatch.setattr("prerank.evaluation.statistics._KEPT", 0)
-    anew = bootstrap_mean(d["value"], d["weight"], d["user"], num_resamples=300, seed=4)
-    assert kept == anew
+    mean = [d["value"], d["weight"], d["user"]]
+    area = [d["score"], d["label"], d["user"]]
+    at_once = bootstrap_mean(*mean, seed=4), bootstrap_auc(*area, seed=4)
+    monkeypatch.setattr("prerank.evaluation.resampling._BLOCK", 70)
+    in_blocks = bootstrap_mean(*mean, seed=4), bootstrap_auc(*area, seed=4)
+    for a, b in zip(at_once, in_blocks, strict=True):
+        np.testing.assert_allclose([a.value, a.low, a.high], [b.value, b.low, b.high], rtol=1e-13)

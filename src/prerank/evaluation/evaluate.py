@@ -26,7 +26,7 @@ from prerank.evaluation.collect import (
     collect,
 )
 from prerank.evaluation.cost import Cost, measure_cost
-from prerank.evaluation.estimators import Measure, compare
+from prerank.evaluation.estimators import Measure, ask
 from prerank.evaluation.measures import measure
 from prerank.evaluation.statistics import Difference, Estimate
 from prerank.evaluation.studies.leaks import refuse_evidence_readers
@@ -194,22 +194,20 @@ def evaluate(
     found_truths = Truths.of(data, log, truths, seed)
     measures: dict[str, dict[str, Measure]] = {}
     runs: dict[str, RunResult] = {}
+    skipped: dict[str, dict[str, str]] = {}
+    for name in named:
+        measures[name], skipped[name] = measure(data, name, ks, seed, found_truths)
+    own = list(scorers)
+    pairs = [*itertools.combinations(own, 2), *itertools.product(own, list(named)[len(own) :])]
+    estimates, differences = ask(measures, pairs, num_resamples, seed)
     for name, scorer in named.items():
-        found, skipped = measure(data, name, ks, seed, found_truths)
-        measures[name] = found
         timed = _cost(scorer, part, device) if cost else None
-        estimates = {key: m.estimate(num_resamples, seed) for key, m in found.items()}
-        runs[name] = RunResult(metrics=estimates, cost=timed, skipped=skipped)
+        runs[name] = RunResult(metrics=estimates[name], cost=timed, skipped=skipped[name])
     every = {key for run in runs.values() for key in (*run.metrics, *run.skipped)}
     for name, why in absent.items():
         reasons = dict.fromkeys(sorted(every), why)
         runs[name] = RunResult(metrics={}, cost=None, skipped=reasons)
     runs = {name: runs[name] for name in (*scorers, *dict.fromkeys(baselines))}
-    own = list(scorers)
-    pairs = [*itertools.combinations(own, 2), *itertools.product(own, list(named)[len(own) :])]
-    differences = {
-        f"{a} - {b}": compare(measures[a], measures[b], num_resamples, seed) for a, b in pairs
-    }
     return Evaluation(
         runs=runs,
         differences=differences,

@@ -9,27 +9,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from prerank.evaluation.estimators import AUCMeasure, MeanMeasure, Measure
-from prerank.evaluation.statistics import (
-    Difference,
-    Estimate,
-    Statistic,
-    auc_statistic,
-    difference_of,
-    interval,
-    mean_statistic,
-    resample,
-)
+from prerank.evaluation.estimators import AUCMeasure, MeanMeasure, Measure, worth
+from prerank.evaluation.resampling import MeanStatistic, Statistic
+from prerank.evaluation.statistics import Question
 
 __all__ = ["JointMeasure"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-_LEVEL = 0.95
 
 
-@dataclass(frozen=True, slots=True)
-class JointMeasure:
+@dataclass(frozen=True, slots=True, eq=False)
+class JointMeasure(Measure):
     """Mean or minimum of measures: users of all members are drawn together.
 
     A minimum of noisy numbers lies below the number of the truly worst member; read its interval
@@ -46,27 +37,28 @@ class JointMeasure:
     members: tuple[Measure, ...]
     how: Literal["macro", "min"]
 
-    def estimate(self, num_resamples: int, seed: int) -> Estimate:
-        """Return the value with its interval."""
-        users = _users(self.members)
-        point, draws = self._draw(users, num_resamples, seed)
-        return Estimate(point, *interval(draws, len(users), _LEVEL), len(users))
+    def alone(self) -> Question:
+        """Return the question after the mean or minimum."""
+        statistics = self._over(_users(self.members))
+        return Question(statistics, self._combine, most=worth(statistics))
 
-    def minus(self, other: Measure, num_resamples: int, seed: int) -> Difference:
-        """Return the paired difference to the same measure of another scorer."""
+    def against(self, other: Measure) -> Question:
+        """Return the question after the paired difference to the same of another scorer."""
         assert isinstance(other, JointMeasure)
         users = _users([*self.members, *other.members])
-        mine, my_draws = self._draw(users, num_resamples, seed)
-        theirs, their_draws = other._draw(users, num_resamples, seed)
-        return difference_of(mine - theirs, my_draws - their_draws, len(users), _LEVEL)
+        statistics = (*self._over(users), *other._over(users))
+        num = len(self.members)
 
-    def _draw(self, users: Ints, num_resamples: int, seed: int) -> tuple[float, Floats]:
-        sizes = [num_resamples]
-        sizes += [m.num_resamples(num_resamples) for m in self.members if isinstance(m, AUCMeasure)]
-        statistics = [_statistic(m, users) for m in self.members]
-        point, draws = resample(statistics, len(users), min(sizes), seed)
-        combine = np.mean if self.how == "macro" else np.min
-        return float(combine(point)), np.asarray(combine(draws, axis=0))
+        def gap(values: Floats) -> Floats:
+            return np.asarray(self._combine(values[:num]) - other._combine(values[num:]))
+
+        return Question(statistics, gap, paired=True, most=worth(statistics))
+
+    def _over(self, users: Ints) -> tuple[Statistic, ...]:
+        return tuple(_statistic(m, users) for m in self.members)
+
+    def _combine(self, values: Floats) -> Floats:
+        return np.asarray(values.mean(axis=0) if self.how == "macro" else values.min(axis=0))
 
 
 def _users(members: Sequence[Measure]) -> Ints:
@@ -77,15 +69,14 @@ def _user_of(m: Measure) -> Ints:
     if isinstance(m, MeanMeasure):
         return m.user[~np.isnan(m.values)]
     assert isinstance(m, AUCMeasure)
-    return m.user
+    return m.users
 
 
 def _statistic(m: Measure, users: Ints) -> Statistic:
-    user = np.searchsorted(users, _user_of(m))
     if isinstance(m, AUCMeasure):
-        ones = np.ones(len(m.score))
-        return auc_statistic(m.score, m.label.astype(np.float64), ones, user)
+        return m.over(users)
     assert isinstance(m, MeanMeasure)
     known = ~np.isnan(m.values)
     weight = np.ones(int(known.sum())) if m.weights is None else m.weights[known]
-    return mean_statistic(m.values[known], weight, user, len(users))[0]
+    user = np.searchsorted(users, m.user[known])
+    return MeanStatistic(m.values[known], weight, user, len(users))

@@ -3,41 +3,46 @@
 Rows of one user are not independent, so whole users are drawn with replacement (Field and Welsh,
 "Bootstrapping clustered data", 2007). Intervals are percentile intervals (Efron and Tibshirani,
 1993, chapter 13). Resample ``b`` is a pure function of (seed, ``b``, number of clusters), so two
-metrics of the same users are judged on the same resamples. Those of few users are kept for the
-next metric; of many, memory is that of one resample.
+metrics of the same users are judged on the same resamples, drawn once for all that is asked
+together: see :mod:`prerank.evaluation.resampling`.
 
 Shapes: ``N`` units (requests, users or candidates), ``C`` clusters, ``B`` resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from prerank.evaluation.resampling import (
+    AUCStatistic,
+    MeanStatistic,
+    Statistic,
+    cluster_codes,
+    draw,
+)
+
 __all__ = [
     "Difference",
     "Estimate",
-    "Statistic",
-    "auc_statistic",
+    "Question",
+    "answer",
     "bootstrap_auc",
     "bootstrap_mean",
-    "difference_of",
-    "interval",
-    "mean_statistic",
+    "first_minus_second",
+    "mean_of",
     "paired_auc",
     "paired_mean",
-    "resample",
 ]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Statistic = Callable[[Floats], float]
-_KEPT = 1 << 24
-"""Bytes of resamples that are kept, for each of eight numbers of clusters."""
+Key = TypeVar("Key", bound=Hashable)
+_NAN = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +121,8 @@ def bootstrap_mean(
     >>> round(estimate.value, 3), estimate.low, estimate.high, estimate.num_clusters
     (0.667, 0.0, 1.0, 3)
     """
-    (value,), weight, user = _units([values], weights, cluster)
-    mean, num_clusters = mean_statistic(value, weight, user)
-    point, draws = resample([mean], num_clusters, num_resamples, seed)
-    return Estimate(point[0], *interval(draws[0], num_clusters, level), num_clusters)
+    question = Question((mean_of(values, weights, cluster),))
+    return _only(question, num_resamples, seed, level)
 
 
 def paired_mean(
@@ -158,10 +161,11 @@ def paired_mean(
     >>> difference.value, difference.low, difference.high, difference.p_value < 0.01
     (0.5, 0.5, 0.5, True)
     """
-    (a, b), weight, user = _units([values_a, values_b], weights, cluster)
-    mean, num_clusters = mean_statistic(a - b, weight, user)
-    point, draws = resample([mean], num_clusters, num_resamples, seed)
-    return difference_of(point[0], draws[0], num_clusters, level)
+    gap = np.asarray(values_a, dtype=np.float64) - np.asarray(values_b, dtype=np.float64)
+    question = Question((mean_of(gap, weights, cluster),), paired=True)
+    found = _only(question, num_resamples, seed, level)
+    assert isinstance(found, Difference)
+    return found
 
 
 def bootstrap_auc(
@@ -200,10 +204,9 @@ def bootstrap_auc(
     >>> bootstrap_auc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1], [1, 1, 2, 2]).value
     0.875
     """
-    (x, y), weight, user = _units([score, label], weights, cluster)
-    num_clusters = _num_clusters(user)
-    point, draws = resample([auc_statistic(x, y, weight, user)], num_clusters, num_resamples, seed)
-    return Estimate(point[0], *interval(draws[0], num_clusters, level), num_clusters)
+    (x, y), weight, user, num_clusters = _units([score, label], weights, cluster)
+    question = Question((AUCStatistic(x, y, weight, user, num_clusters),))
+    return _only(question, num_resamples, seed, level)
 
 
 def paired_auc(
@@ -242,17 +245,25 @@ def paired_auc(
     >>> paired_auc(score, 2 * score, label, user).p_value
     1.0
     """
-    (a, b, y), weight, user = _units([score_a, score_b, label], weights, cluster)
-    num_clusters = _num_clusters(user)
-    statistics = [auc_statistic(a, y, weight, user), auc_statistic(b, y, weight, user)]
-    point, draws = resample(statistics, num_clusters, num_resamples, seed)
-    return difference_of(point[0] - point[1], draws[0] - draws[1], num_clusters, level)
+    (a, b, y), weight, user, num_clusters = _units([score_a, score_b, label], weights, cluster)
+    both = tuple(AUCStatistic(x, y, weight, user, num_clusters) for x in (a, b))
+    found = _only(Question(both, first_minus_second, paired=True), num_resamples, seed, level)
+    assert isinstance(found, Difference)
+    return found
+
+
+def mean_of(
+    values: npt.ArrayLike, weights: npt.ArrayLike | None, cluster: npt.ArrayLike
+) -> MeanStatistic:
+    """Return the weighted mean of the units that are not NaN, over their clusters."""
+    (value,), weight, user, num_clusters = _units([values], weights, cluster)
+    return MeanStatistic(value, weight, user, num_clusters)
 
 
 def _units(
     columns: list[npt.ArrayLike], weights: npt.ArrayLike | None, cluster: npt.ArrayLike
-) -> tuple[list[Floats], Floats, Ints]:
-    """Return the units where nothing is NaN, with clusters numbered from 0."""
+) -> tuple[list[Floats], Floats, Ints, int]:
+    """Return the units where nothing is NaN, with clusters numbered from 0, and their number."""
     values = [np.asarray(column, dtype=np.float64) for column in columns]
     size = values[0].size
     weight = np.ones(size) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -265,115 +276,108 @@ def _units(
     known = np.ones(size, dtype=np.bool_)
     for array in values:
         known &= ~np.isnan(array)
-    _, user = np.unique(ids[known], return_inverse=True)
-    return [array[known] for array in values], weight[known], user.astype(np.int64)
+    user, num_clusters = cluster_codes(ids[known])
+    return [array[known] for array in values], weight[known], user, num_clusters
 
 
-def _num_clusters(user: Ints) -> int:
-    return int(user.max()) + 1 if user.size else 0
+def first_of(values: Floats) -> Floats:
+    """Return the first of several statistics ``[S, ...]``."""
+    first: Floats = values[0]
+    return first
 
 
-def mean_statistic(
-    value: Floats, weight: Floats, user: Ints, num_clusters: int | None = None
-) -> tuple[Statistic, int]:
-    """Return the mean as a function of how often each cluster is drawn, and how many there are."""
-    num_clusters = _num_clusters(user) if num_clusters is None else num_clusters
-    total = np.stack(
-        [
-            np.bincount(user, weights=weight * value, minlength=num_clusters),
-            np.bincount(user, weights=weight, minlength=num_clusters),
-        ]
-    )
-
-    def statistic(count: Floats) -> float:
-        numerator, denominator = total @ count
-        return float(numerator / denominator) if denominator > 0 else float("nan")
-
-    return statistic, num_clusters
+def first_minus_second(values: Floats) -> Floats:
+    """Return the difference of two statistics ``[2, ...]``."""
+    return np.asarray(values[0] - values[1])
 
 
-def auc_statistic(score: Floats, label: Floats, weight: Floats, user: Ints) -> Statistic:
-    """Return the AUC as a function of how often each cluster is drawn.
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """A number whose uncertainty is asked for.
 
-    With negatives in ascending order, a positive wins against those before its score and half
-    wins against its equals: both are differences of one running sum, at places found once.
+    Parameters
+    ----------
+    statistics : tuple of Statistic
+        All over the same clusters.
+    combine : callable
+        What is asked, from their values ``[S, ...]``, on the data and on every resample alike.
+    paired : bool
+        Whether it is a difference, so that a p value is asked for too.
+    most : int, optional
+        Resamples that the work is worth; fewer than asked for on large data.
     """
-    positive = np.flatnonzero(label > 0)
-    positive = positive[np.argsort(score[positive])]  # neighbours read neighbouring sums
-    negative = np.flatnonzero(~(label > 0))
-    negative = negative[np.argsort(score[negative])]
-    below = np.searchsorted(score[negative], score[positive], side="left")
-    through = np.searchsorted(score[negative], score[positive], side="right")
-    user_P, user_N = user[positive], user[negative]
-    weight_P, weight_N = weight[positive], weight[negative]
-    running = np.zeros(negative.size + 1)
 
-    def statistic(count: Floats) -> float:
-        np.cumsum(count[user_N] * weight_N, out=running[1:])
-        mass = count[user_P] * weight_P
-        pairs = float(mass.sum() * running[-1])
-        won = 0.5 * float(mass @ (running[below] + running[through]))
-        return won / pairs if pairs > 0 else float("nan")
-
-    return statistic
+    statistics: tuple[Statistic, ...]
+    combine: Callable[[Floats], Floats] = first_of
+    paired: bool = False
+    most: int | None = None
 
 
-def resample(
-    statistics: list[Statistic], num_clusters: int, num_resamples: int, seed: int
-) -> tuple[list[float], Floats]:
-    """Return each statistic on the data, and on every resample ``[S, B]``."""
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples: is {num_resamples}; expected at least 1")
-    point = [statistic(np.ones(num_clusters)) for statistic in statistics]
-    draws = np.full((len(statistics), num_resamples), np.nan)
-    if num_clusters > 1:
-        for b, count in enumerate(_counts(num_clusters, num_resamples, seed)):
-            for s, statistic in enumerate(statistics):
-                draws[s, b] = statistic(count)
-    return point, draws
+def answer(
+    questions: Mapping[Key, Question], num_resamples: int, seed: int, *, level: float = 0.95
+) -> dict[Key, Estimate]:
+    """Answer questions together: resamples are drawn once, and means are one matrix product.
 
+    Parameters
+    ----------
+    questions : mapping of key to Question
+        Statistics that several share are computed once.
+    num_resamples : int
+        ``B``; 0: values without intervals.
+    seed : int
+        Seed of the resamples, at least 0.
+    level : float
+        Coverage of the intervals, in (0, 1).
 
-def _counts(num_clusters: int, num_resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each cluster is drawn, ``[C]``, for every resample."""
-    if num_clusters * num_resamples <= _KEPT:
-        for kept in _kept_counts(num_clusters, num_resamples, seed):
-            yield kept.astype(np.float64)
-        return
-    for b in range(num_resamples):
-        yield _draw(num_clusters, seed, b).astype(np.float64)
+    Returns
+    -------
+    dict of key to Estimate
+        A Difference where the question is paired.
 
-
-@lru_cache(maxsize=8)
-def _kept_counts(num_clusters: int, num_resamples: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Return the counts of all resamples ``[B, C]``; none is ever near 255."""
-    counts = np.empty((num_resamples, num_clusters), dtype=np.uint8)
-    for b in range(num_resamples):
-        counts[b] = _draw(num_clusters, seed, b)
-    return counts
-
-
-def _draw(num_clusters: int, seed: int, b: int) -> Ints:
-    drawn = np.random.default_rng([seed, b]).integers(num_clusters, size=num_clusters)
-    return np.bincount(drawn, minlength=num_clusters)
-
-
-def interval(draws: Floats, num_clusters: int, level: float) -> tuple[float, float]:
-    """Return the percentile interval of resampled values; NaN for fewer than two clusters."""
+    Examples
+    --------
+    >>> mean = mean_of([1.0, 3.0], None, [7, 8])
+    >>> answer({"mean": Question((mean,))}, 0, seed=0)
+    {'mean': Estimate(value=2.0, low=nan, high=nan, num_clusters=2)}
+    """
     if not 0 < level < 1:
         raise ValueError(f"level: is {level}; expected a number between 0 and 1")
-    known = draws[~np.isnan(draws)]
-    if num_clusters < 2 or not known.size:
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [0.5 * (1 - level), 0.5 * (1 + level)])
-    return float(low), float(high)
+    statistics: list[Statistic] = []
+    nums: list[int] = []
+    for question in questions.values():
+        statistics += question.statistics
+        num = num_resamples if question.most is None else min(num_resamples, question.most)
+        nums += [num] * len(question.statistics)
+    drawn = iter(draw(statistics, nums, seed))
+    points: dict[int, float] = {}
+    answers: dict[Key, Estimate] = {}
+    for key, question in questions.items():
+        for statistic in question.statistics:
+            if id(statistic) not in points:
+                points[id(statistic)] = statistic.point()
+        point = np.array([points[id(statistic)] for statistic in question.statistics])
+        draws = question.combine(np.stack([next(drawn) for _ in question.statistics]))
+        value, num_clusters = float(question.combine(point)), question.statistics[0].num_clusters
+        known = draws[~np.isnan(draws)]
+        low = high = p_value = _NAN
+        if num_clusters >= 2 and known.size:
+            low, high = _quantiles(known, 0.5 * (1 - level), 0.5 * (1 + level))
+            none = 1e-12 * np.abs(known).max()  # rounding must not put a tie on one side
+            one_side = min((known <= none).sum(), (known >= -none).sum())
+            p_value = min(1.0, 2.0 * float(one_side + 1) / (known.size + 1))
+        if question.paired:
+            answers[key] = Difference(value, low, high, num_clusters, p_value)
+        else:
+            answers[key] = Estimate(value, low, high, num_clusters)
+    return answers
 
 
-def difference_of(value: float, draws: Floats, num_clusters: int, level: float) -> Difference:
-    """Return the estimate of a difference from its value and its resampled values."""
-    low, high = interval(draws, num_clusters, level)
-    known = draws[~np.isnan(draws)]
-    p_value = float("nan")
-    if known.size:
-        one_side = min((known <= 0).sum(), (known >= 0).sum())
-        p_value = min(1.0, 2.0 * float(one_side + 1) / (known.size + 1))
-    return Difference(value, low, high, num_clusters, p_value)
+def _quantiles(values: Floats, low: float, high: float) -> tuple[float, float]:
+    found = np.quantile(values, [low, high])
+    return float(found[0]), float(found[1])
+
+
+def _only(question: Question, num_resamples: int, seed: int, level: float) -> Estimate:
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples: is {num_resamples}; expected at least 1")
+    return answer({"": question}, num_resamples, seed, level=level)[""]

@@ -46,6 +46,7 @@ __all__ = ["HAPSampler"]
 Index = npt.NDArray[np.int64]
 
 _KEY = stream("sampling/hap")
+_STORED = stream("sampling/stored")
 _SHARED = stream("sampling/shared")
 
 
@@ -197,6 +198,7 @@ class HAPSampler:
         if self.config.requests == "with_positive":
             is_used = num_positives > 0
         keys = hash64(_KEY, seed, epoch, columns.scalars["row"]).view(np.int64)
+        keys_of_stored = hash64(keys, _STORED).view(np.int64)
         is_kept = positive | (group.values["stage"] == len(schema.stages) - 1)
         chance = np.ones(len(is_kept), dtype=np.float32)
         if "sample_prob" in group.values:
@@ -215,7 +217,7 @@ class HAPSampler:
                 eligible = np.bincount(of, minlength=num)
                 quota = np.where(is_used, source.wanted(num_positives, eligible), 0)
                 taken = np.minimum(quota, eligible)
-                draws = uniform(keys[of], group.values["item"][fit])
+                draws = uniform(keys_of_stored[of], group.values["item"][fit])
                 chosen = fit[evenly(draws, of, quota)]
                 is_kept[chosen] = True
                 chance[chosen] *= (taken / np.maximum(eligible, 1))[stored.request_of[chosen]]

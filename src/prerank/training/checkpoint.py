@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import torch
@@ -26,6 +26,7 @@ from prerank.log.format.files import digest, write_json
 
 __all__ = [
     "Checkpoint",
+    "Stateful",
     "load_checkpoint",
     "load_latest",
     "load_tensors",
@@ -45,6 +46,19 @@ class Checkpoint:
     step: int
     state: dict[str, Any]
     tensors: dict[str, Tensor]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An objective or combine rule that remembers something from update to update."""
+
+    def state_tensors(self) -> Mapping[str, Tensor]:
+        """Return all of it as named tensors, the same in every process."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to what :meth:`state_tensors` returned."""
+        ...
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

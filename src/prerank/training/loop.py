@@ -19,11 +19,13 @@ from prerank.rng import hash64, stream
 from prerank.training import distributed
 from prerank.training.checkpoint import (
     Checkpoint,
+    Stateful,
     named_parameters,
     optimiser_tensors,
     restore_optimiser,
 )
 from prerank.training.combine import Combine
+from prerank.training.combine.base import Reporting, Watching
 from prerank.training.config import FitConfig
 from prerank.training.metrics_log import MetricsLog
 from prerank.training.optim import build_optimisers, clip_gradients
@@ -175,9 +177,14 @@ class Trainer:
         if num_candidates or distributed.size() > 1:
             scores = run_model(self.model, batch.inputs, config.precision)
             parts = self.objective({MODEL: scores}, batch)
+            if isinstance(self.combine, Watching):
+                self.combine.watch(scores.logits)
             total = self.combine(parts, self.parameters)
             num_candidates = distributed.average_gradients(self.parameters, num_candidates)
             values = {"loss": total, **{f"loss/{k}": v.detach() for k, v in parts.items()}}
+            if isinstance(self.combine, Reporting):
+                said = self.combine.report()
+                values |= {f"combine/{k}": total.new_tensor(v) for k, v in said.items()}
         if num_candidates:
             if config.clip_norm is not None:
                 values["grad_norm"] = clip_gradients(self.parameters, config.clip_norm)
@@ -265,6 +272,8 @@ class Trainer:
         for key, optimiser in self.optimisers.items():
             for name, value in optimiser_tensors(optimiser, names).items():
                 tensors[f"{key}:{name}"] = value
+        for key, owner in self._remembering():
+            tensors |= {f"{key}:{name}": value for name, value in owner.state_tensors().items()}
         return tensors
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -272,6 +281,13 @@ class Trainer:
         self.state = msgspec.convert(checkpoint.state, TrainerState)
         self.load_weights(checkpoint)
         self.load_optimisers(checkpoint.tensors)
+        for key, owner in self._remembering():
+            owner.load_state(_under(key, checkpoint.tensors))
+
+    def _remembering(self) -> list[tuple[str, Stateful]]:
+        """Return what has a state beside the model and its optimisers."""
+        owners = {"objective": self.objective, "combine": self.combine}
+        return [(key, owner) for key, owner in owners.items() if isinstance(owner, Stateful)]
 
     def load_optimisers(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the state of optimisers from tensors named as in a checkpoint."""

@@ -32,6 +32,7 @@ from prerank.models.base import Model
 from prerank.sampling.base import Sampler
 from prerank.schema import Schema
 from prerank.training.checkpoint import load_tensors, save_tensors
+from prerank.training.combine import TABLE as COMBINE_TABLE
 from prerank.training.config import FitConfig
 
 __all__ = [
@@ -155,7 +156,7 @@ def describe_run(
     return Run(
         model=_describe(model, models.TABLE, "prerank.models"),
         objective=_describe(objective, objectives.TABLE, "prerank.objectives"),
-        combine=_describe(combine, {}, "prerank.combine"),
+        combine=_describe(combine, COMBINE_TABLE, "prerank.combine"),
         fit=to_values(config),
         parts={
             name: TrainedRows(

@@ -1,13 +1,8 @@
-"""Rules that turn the named parts of an objective into a gradient.
-
-``Sum`` is the plain one. A rule gets the parts and the parameters and leaves ``.grad`` filled, so
-rules that look at the gradient of each part (projection, normalisation) fit the same interface.
-"""
+"""The plain rule: parts are added up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 import torch
@@ -16,22 +11,7 @@ from torch import Tensor, nn
 from prerank.config import Config as BaseConfig
 from prerank.errors import InputError, did_you_mean
 
-__all__ = ["Combine", "Sum"]
-
-
-class Combine(Protocol):
-    """What training asks of a combine rule."""
-
-    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Return the scalar to report as the loss, differentiable where the parts are."""
-        ...
-
-    def __call__(self, parts: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> Tensor:
-        """Fill ``.grad`` of the parameters from the scalar parts; return the detached total.
-
-        ``.grad`` is None on entry. A parameter that no part depends on keeps None.
-        """
-        ...
+__all__ = ["Sum"]
 
 
 class Sum:

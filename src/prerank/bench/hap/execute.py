@@ -31,7 +31,6 @@ from prerank.objectives import get as get_objective
 from prerank.sampling import get as get_sampler
 from prerank.training import FitConfig, fit, load_run
 from prerank.training.combine import Sum
-from prerank.training.combine import get as get_combine
 
 __all__ = ["RESULT", "execute", "is_done", "read_result", "read_scores", "score_part"]
 
@@ -99,6 +98,8 @@ def execute(
     ).build(schema)
     combine: Any = Sum()
     if job.line.combine:
+        from prerank.training.combine import get as get_combine
+
         values = dict(job.line.combine)
         kind = get_combine(values.pop("name"))
         combine = from_values(kind.Config, values, where=f"{where}: combine").build()

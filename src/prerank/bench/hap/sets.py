@@ -52,6 +52,7 @@ class StudySet(Config, frozen=True):
 
     def fit_values(self, lr: float, seed: int, diagnose_every: int | None) -> dict[str, Any]:
         """Return values of ``FitConfig``: Adam everywhere, one rate, linear decay."""
+        diagnosis = {} if diagnose_every is None else {"diagnose_every": diagnose_every}
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -62,7 +63,7 @@ class StudySet(Config, frozen=True):
             "schedule": "linear",
             "seed": seed,
             "max_history": 50,
-            "diagnose_every": diagnose_every,
+            **diagnosis,
         }
 
 

@@ -197,7 +197,7 @@ class Study:
                 self.chosen.open(self.log),
                 self.folder(job),
                 light=light,
-                diagnose_every=_DIAGNOSE_EVERY if diagnosed and job.seed < 3 else None,
+                diagnose_every=_DIAGNOSE_EVERY if diagnosed and 1 <= job.seed <= 3 else None,
             )
         except PrerankError as error:  # a rate at which it diverges is an answer, too
             result = {"failed": str(error), "train_s": time.monotonic() - began}

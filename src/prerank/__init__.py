@@ -9,6 +9,7 @@ from prerank.plugins import lazy_names
 if TYPE_CHECKING:
     from prerank import models as models
     from prerank import objectives as objectives
+    from prerank import sampling as sampling
     from prerank.cascade import Cascade as Cascade
     from prerank.cascade import Tier as Tier
     from prerank.evaluation import Evaluation as Evaluation
@@ -42,6 +43,7 @@ _TARGETS = {
     "models": "prerank.models",
     "objectives": "prerank.objectives",
     "open_log": "prerank.log:open_log",
+    "sampling": "prerank.sampling",
     "write_log": "prerank.log:write_log",
 }
 

@@ -24,6 +24,7 @@ _POSITIVE = (
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",
+    "diagnose_every",
     "threads",
     "max_steps",
 )
@@ -83,6 +84,10 @@ class FitConfig(Config, frozen=True):
         Last checkpoints kept, beside the best.
     log_every : int, default 50
         Updates between lines of ``metrics.jsonl``.
+    diagnose_every : int, optional
+        Updates between diagnoses of gradients per source (:mod:`prerank.training.diagnosis`),
+        lines of ``metrics.jsonl`` with ``kind`` = ``diagnosis``. One costs a few updates; weights
+        come out the same.
     threads : int, optional
         CPU threads of torch; None leaves them as they are.
 
@@ -123,6 +128,7 @@ class FitConfig(Config, frozen=True):
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     log_every: int = 50
+    diagnose_every: int | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:

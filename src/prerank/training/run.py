@@ -50,8 +50,8 @@ __all__ = [
 RUN, METRICS, SCHEMA = "run.json", "metrics.jsonl", "schema.json"
 CHECKPOINTS, WEIGHTS = "checkpoints", "model.safetensors"
 
-# They change neither weights nor metrics (threads: beyond the order of floating-point sums).
-_FREE = frozenset({"threads", "checkpoint_every", "keep_checkpoints"})
+# They change neither weights nor losses (threads: beyond the order of floating-point sums).
+_FREE = frozenset({"threads", "checkpoint_every", "keep_checkpoints", "diagnose_every"})
 
 
 class Description(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from prerank.training.checkpoint import (
     save_checkpoint,
 )
 from prerank.training.config import FitConfig
+from prerank.training.diagnosis.hook import diagnose_if_due
 from prerank.training.interrupt import Interruption, interruptible
 from prerank.training.loop import Best, Trainer
 from prerank.training.precision import bf16_support
@@ -173,6 +174,7 @@ class Sitting:
             with contextlib.closing(self._batches()) as batches:
                 began = perf_counter()
                 for batch in batches:
+                    began += diagnose_if_due(trainer, batch)
                     trainer.update(batch)
                     state.seconds += perf_counter() - began
                     if state.batch == trainer.steps_per_epoch:

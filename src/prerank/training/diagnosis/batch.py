@@ -46,7 +46,7 @@ def diagnose(
     batch : RequestBatch
         Some requests.
     weights : mapping of str to float, optional
-        Factors that a combine rule gives to parts; default 1.
+        Factors that a combine rule gives to parts (``nce/rank``) or sources (``rank``); default 1.
     precision : {"fp32", "bf16"}
         Of the forward pass.
 

@@ -71,7 +71,7 @@ def split_pulls(
     names : tuple of str
         ``schema.source_names``, easiest first.
     weights : mapping of str to float, optional
-        Factor of a part by name; default 1.
+        Factor of a part by its name, or by what follows the slash; default 1.
     sides : mapping of str to Tensor, optional
         By source, a scalar with the gradient of its negatives alone: of an objective that has a
         word of its own on who is negative. Default: the loss at the source's candidates.
@@ -94,8 +94,9 @@ def split_pulls(
     is_positive = (source == POSITIVE).unsqueeze(1)
     other = total = zero
     for part, value in parts.items():
-        pull = _gradient(value, logits) * (weights or {}).get(part, 1.0)
         kind, _, what = part.partition("/")
+        weight = (weights or {}).get(part, (weights or {}).get(what, 1.0))
+        pull = _gradient(value, logits) * weight
         total, by_kind[kind] = total + pull, by_kind.get(kind, zero) + pull
         if what in own:
             own[what] = own[what] + pull

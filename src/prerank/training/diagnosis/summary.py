@@ -27,8 +27,8 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     sd : float
         Standard deviation over batches, of a ratio that of its logarithm; NaN for one batch.
     low, high : float
-        95 % interval of the mean over batches (Student's t); NaN for one batch. Batches that share
-        users are a little alike, so it is a little too narrow.
+        95 % interval of the mean over batches (Student's t, cosines cut at -1 and 1); NaN for one
+        batch. Batches that share users are a little alike, so it is a little too narrow.
     batches : int
         Batches in which the number exists.
     """
@@ -86,7 +86,8 @@ def summarise(diagnoses: Sequence[Mapping[str, Any]]) -> Summary:
     columns: dict[str, list[float]] = {}
     for line in diagnoses:
         for key, value in line.items():
-            if "/" in key:  # a line's step, kind and epoch are no measures
+            # A line's step, kind and epoch are no measures; what diverged is null there.
+            if "/" in key and value is not None:
                 columns.setdefault(key, []).append(value)
     sources = sources_of(diagnoses)
     ratios: dict[str, Spread] = {}
@@ -95,14 +96,15 @@ def summarise(diagnoses: Sequence[Mapping[str, Any]]) -> Summary:
             logs = [
                 math.log(line[f"{measure}/{a}"] / line[f"{measure}/{b}"])
                 for line in diagnoses
-                if line.get(f"{measure}/{a}", 0.0) > 0 and line.get(f"{measure}/{b}", 0.0) > 0
+                if (line.get(f"{measure}/{a}") or 0.0) > 0
+                and (line.get(f"{measure}/{b}") or 0.0) > 0
             ]
             if logs:
                 ratios[f"{measure}/{a}:{b}"] = _geometric(_spread(logs))
     return Summary(
         num_batches=len(diagnoses),
         sources=sources,
-        values={key: _spread(seen) for key, seen in columns.items()},
+        values={key: _spread(seen, key) for key, seen in columns.items()},
         ratios=ratios,
         conflicts={
             key.removeprefix("cos/"): float(np.mean(np.array(seen) < 0))
@@ -125,14 +127,17 @@ def _has_ratio(key: str) -> bool:
     return key.startswith("per_sample/") or (key.startswith("norm/") and key.count("/") == 3)
 
 
-def _spread(seen: Sequence[float]) -> Spread:
+def _spread(seen: Sequence[float], key: str = "") -> Spread:
     x = np.array(seen, dtype=np.float64)
     mean, n = float(x.mean()), len(x)
     if n < 2:
         return Spread(mean=mean, sd=math.nan, low=math.nan, high=math.nan, batches=n)
     sd = float(x.std(ddof=1))
     half = _quantile(n - 1) * sd / math.sqrt(n)
-    return Spread(mean=mean, sd=sd, low=mean - half, high=mean + half, batches=n)
+    low, high = mean - half, mean + half
+    if key.startswith("cos/"):
+        low, high = max(low, -1.0), min(high, 1.0)
+    return Spread(mean=mean, sd=sd, low=low, high=high, batches=n)
 
 
 def _geometric(logs: Spread) -> Spread:

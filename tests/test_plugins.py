@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 import prerank
-from prerank import adapters, models, objectives
+from prerank import adapters, models, objectives, sampling
 from prerank.errors import InputError
 from prerank.plugins import lazy_names, load, lookup
 
@@ -75,7 +75,7 @@ def test_a_broken_plugin_is_named_with_its_target(plug: Callable[..., None], tar
     assert find("ordered")  # the others work all the same
 
 
-@pytest.mark.parametrize("room", [models, objectives, adapters])
+@pytest.mark.parametrize("room", [models, objectives, adapters, sampling])
 def test_every_name_in_the_rooms_tables_is_there(room: ModuleType) -> None:
     for name, target in room.TABLE.items():
         found = room.get(name)
@@ -83,7 +83,7 @@ def test_every_name_in_the_rooms_tables_is_there(room: ModuleType) -> None:
         assert target.startswith(room.__name__)
 
 
-@pytest.mark.parametrize("module", [prerank, models, objectives])
+@pytest.mark.parametrize("module", [prerank, models, objectives, sampling])
 def test_lazy_names_are_listed_found_and_refused_when_unknown(module: ModuleType) -> None:
     listed = dir(module)
     assert set(module.__all__) <= set(listed)

@@ -47,13 +47,12 @@ def test_a_source_is_ordered_by_the_stage_that_turned_it_down() -> None:
 def test_quotas_come_to_numbers_per_request() -> None:
     schema = Schema(labels=(Label(name="click"),), ranks=("prerank", "rank"))
     log: Any = SimpleNamespace(path="log", schema=schema)
-    options = config(quotas={"random": 2.0, "rank": 3, "exposed": None, "prerank": 1.1})
+    options = config(quotas={"random": 2.0, "rank": 3, "prerank": 1.1})
     plans = plan_sources(options, log)
-    assert [plan.name for plan in plans] == ["random", "prerank", "rank", "exposed"]
-    assert [plan.is_drawn for plan in plans] == [True, False, False, False]
-    positives, eligible = np.array([0, 1, 10]), np.array([7, 8, 9])
-    wanted = [plan.wanted(positives, eligible).tolist() for plan in plans]
-    assert wanted == [[0, 2, 20], [0, 2, 11], [3, 3, 3], [7, 8, 9]]
+    assert [plan.name for plan in plans] == ["random", "prerank", "rank"]
+    assert [plan.is_drawn for plan in plans] == [True, False, False]
+    wanted = [plan.wanted(np.array([0, 1, 10])).tolist() for plan in plans]
+    assert wanted == [[0, 2, 20], [0, 2, 11], [3, 3, 3]]
 
 
 def test_floors_without_members_to_take_need_no_ranks() -> None:

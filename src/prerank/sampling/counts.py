@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from prerank.log import Part
     from prerank.sampling.base import Sampler
 
 __all__ = ["SamplingCounts", "SourceCounts", "tally"]
+
+Index = npt.NDArray[np.int64]
 
 
 class SourceCounts(msgspec.Struct):
@@ -39,6 +43,17 @@ class SourceCounts(msgspec.Struct):
     taken: int = 0
     starved: int = 0
     hits: int = 0
+
+    def add(
+        self, *, stored: int, eligible: Index, wanted: Index, taken: Index, hits: Index | int = 0
+    ) -> None:
+        """Add what some requests ``[R]`` had, were to get and got."""
+        self.stored += stored
+        self.eligible += int(eligible.sum())
+        self.wanted += int(wanted.sum())
+        self.taken += int(taken.sum())
+        self.starved += int((taken < wanted).sum())
+        self.hits += int(np.sum(hits))
 
 
 class SamplingCounts(msgspec.Struct):

@@ -190,52 +190,47 @@ class HAPSampler:
 
         See :class:`~prerank.sampling.base.Sampler`.
         """
-        schema, num, group = self.schema, columns.num_requests, columns.candidates
-        stored = _Stored.of(columns, schema)
+        num, stage = columns.num_requests, columns.candidates.values["stage"]
+        stored = _Stored.of(columns, self.schema)
         positive = stored.source == POSITIVE
         num_positives = np.bincount(stored.request_of[positive], minlength=num)
         is_used = np.ones(num, dtype=np.bool_)
         if self.config.requests == "with_positive":
             is_used = num_positives > 0
         keys = hash64(_KEY, seed, epoch, columns.scalars["row"]).view(np.int64)
-        keys_of_stored = hash64(keys, _STORED).view(np.int64)
-        is_kept = positive | (group.values["stage"] == len(schema.stages) - 1)
-        chance = np.ones(len(is_kept), dtype=np.float32)
-        if "sample_prob" in group.values:
-            chance = group.values["sample_prob"].astype(np.float32)
+        is_kept = positive | (stage == len(self.schema.stages) - 1)
         drawn = Drawn.nothing(num)
         for source in self.sources:
             members = np.flatnonzero(stored.source == source.code)
             is_kept[members] = False
-            if source.is_drawn:
+            quota = None
+            if source.quota is not None:
                 quota = np.where(is_used, source.wanted(num_positives), 0)
+            if source.is_drawn:
+                assert quota is not None
                 drawn = self._draw(columns, stored, source, quota, keys, (seed, epoch, key))
-                eligible, taken = drawn.valid, np.bincount(drawn.request, minlength=num)
+                taken = np.bincount(drawn.request, minlength=num)
+                eligible, hits = drawn.valid, drawn.hits
             else:
-                fit = members[_is_low(source, columns, members, stored.request_of, self.config)]
-                of = stored.request_of[fit]
-                eligible = np.bincount(of, minlength=num)
-                quota = np.where(is_used, source.wanted(num_positives, eligible), 0)
-                taken = np.minimum(quota, eligible)
-                draws = uniform(keys_of_stored[of], group.values["item"][fit])
-                chosen = fit[evenly(draws, of, quota)]
+                chosen, eligible = self._choose(columns, stored, source, members, quota, keys)
                 is_kept[chosen] = True
-                chance[chosen] *= (taken / np.maximum(eligible, 1))[stored.request_of[chosen]]
+                taken = np.bincount(stored.request_of[chosen], minlength=num) * is_used
+                hits = np.zeros(num, dtype=np.int64)
             if counts is not None:
-                found = counts.of(source.name)
-                found.stored += len(members)
-                found.eligible += int(eligible[is_used].sum())
-                found.wanted += int(quota.sum())
-                found.taken += int(taken.sum())
-                found.starved += int((taken < quota).sum())
-                found.hits += int(drawn.hits.sum()) if source.is_drawn else 0
+                counts.of(source.name).add(
+                    stored=len(members),
+                    eligible=eligible * is_used,
+                    wanted=taken if quota is None else quota,
+                    taken=taken,
+                    hits=hits,
+                )
         kept = np.flatnonzero(is_kept & is_used[stored.request_of])
         out = with_drawn(
             columns,
             kept,
-            chance[kept],
+            stored.chance[kept],
             drawn,
-            schema=schema,
+            schema=self.schema,
             stage=self._stage,
             keys=keys,
             features=self.config.candidate_features,
@@ -246,10 +241,44 @@ class HAPSampler:
             counts.requests += num
             counts.without_positive += int((num_positives == 0).sum())
             counts.left_out += int((~is_used).sum())
-            counts.stored += len(is_kept)
+            counts.stored += len(stage)
             counts.positives += int(num_positives.sum())
             counts.taken += int(out.candidates.offsets[-1])
         return out
+
+    def _choose(
+        self,
+        columns: Columns,
+        stored: _Stored,
+        source: SourcePlan,
+        members: Index,
+        quota: Index | None,
+        keys: Index,
+    ) -> tuple[Index, Index]:
+        """Choose among the stored members of a source, and write down with what chance.
+
+        Returns
+        -------
+        tuple
+            Positions of the chosen ones, and how many of each request could be chosen ``[R]``.
+        """
+        group = columns.candidates
+        if source.floor:
+            rank = group.values[f"rank.{source.order}"]
+            length = list_lengths(rank, group.offsets)
+            share = (self.config.floor_share * length).astype(np.int64)
+            floor = np.minimum(source.floor, share)[stored.request_of[members]]
+            rank = rank[members]
+            members = members[(rank >= floor) & (rank >= 0)]
+        of = stored.request_of[members]
+        eligible = np.bincount(of, minlength=len(keys))
+        if quota is None:
+            return members, eligible
+        draws = uniform(hash64(keys, _STORED).view(np.int64)[of], group.values["item"][members])
+        chosen = members[evenly(draws, of, quota)]
+        share_taken = np.minimum(quota, eligible) / np.maximum(eligible, 1)
+        stored.chance[chosen] *= share_taken[stored.request_of[chosen]]
+        return chosen, eligible
 
     def _draw(
         self,
@@ -276,37 +305,25 @@ class HAPSampler:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stored:
-    """Request and source code of each stored candidate ``[I]``."""
+    """Request, source code and ``sample_prob`` of each stored candidate ``[I]``."""
 
     request_of: Index
     source: Index
+    chance: npt.NDArray[np.float32]
 
     @classmethod
     def of(cls, columns: Columns, schema: Schema) -> _Stored:
-        offsets, stage = columns.candidates.offsets, columns.candidates.values["stage"]
+        values, offsets = columns.candidates.values, columns.candidates.offsets
         labels = label_columns(columns, schema)
-        engaged = np.broadcast_to(expression.evaluate(schema.engaged, labels), stage.shape)
-        request_of = np.repeat(np.arange(columns.num_requests), np.diff(offsets))
-        return cls(request_of, source_codes(stage, engaged, schema))
-
-
-def _is_low(
-    source: SourcePlan,
-    columns: Columns,
-    members: Index,
-    request_of: Index,
-    config: HAPSampler.Config,
-) -> npt.NDArray[np.bool_]:
-    """Return which members are at or below the floor of their request."""
-    if not source.floor:
-        return np.ones(len(members), dtype=np.bool_)
-    group = columns.candidates
-    rank = group.values[f"rank.{source.order}"]
-    share = (config.floor_share * list_lengths(rank, group.offsets)).astype(np.int64)
-    floor = np.minimum(source.floor, share)[request_of[members]]
-    rank = rank[members]
-    low: npt.NDArray[np.bool_] = (rank >= floor) & (rank >= 0)
-    return low
+        engaged = np.broadcast_to(expression.evaluate(schema.engaged, labels), offsets[-1:])
+        chance = np.ones(offsets[-1], dtype=np.float32)
+        if "sample_prob" in values:
+            chance = values["sample_prob"].astype(np.float32)
+        return cls(
+            np.repeat(np.arange(columns.num_requests), np.diff(offsets)),
+            source_codes(values["stage"], engaged, schema),
+            chance,
+        )
 
 
 def _with_history(

@@ -49,17 +49,9 @@ class SourcePlan:
     order: str
     is_drawn: bool
 
-    def wanted(self, num_positives: Index, eligible: Index | None = None) -> Index:
-        """Return how many members each request is to get ``[R]``.
-
-        Parameters
-        ----------
-        num_positives, eligible : ndarray ``[R]`` int64
-            Positives and members that can be taken; the latter matters only without a quota.
-        """
-        if self.quota is None:
-            assert eligible is not None
-            return eligible
+    def wanted(self, num_positives: Index) -> Index:
+        """Return how many members requests with so many positives ``[R]`` are to get."""
+        assert self.quota is not None
         if isinstance(self.quota, float):
             # A product such as 1.1 * 10 may be a little more than what is meant.
             wanted: Index = np.ceil(num_positives * self.quota - 1e-9).astype(np.int64)

@@ -125,3 +125,15 @@ def test_only_the_crossing_is_paid_per_candidate(schema: Schema, make_batch: Any
     extra = (flops(3) - flops(1)) / (2 * inputs.num_candidates)
     D, C, H, T = 5, model.encode.candidate_width, 8, 2
     assert extra == 2 * ((D + C) * (H + T) + 8 * 6 + 6 * T)
+
+
+def test_items_of_history_alone_pass_no_item_tower(schema: Schema, batch: RequestBatch) -> None:
+    model, inputs = HAPLight.Config(**SIZES).build(schema).double().eval(), batch.inputs
+    rows: list[int] = []
+    model.item_tower.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
+    few = inputs.select(torch.tensor([0, 3]))
+    logits = model(few).logits
+    assert rows == [few.item_of.unique().numel()]
+    assert rows[0] < few.items.num_rows
+    states = model.request_state(few), model.item_state(few.items)
+    torch.testing.assert_close(model.score(*states, few.pairs).logits, logits)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -154,6 +154,19 @@ class CrossedTowers(TwoSided[RequestState, ItemState]):
                 for name, weight in self.skip.weights.items():
                     weight.fill_(1.0 if name == "cross" else 0.0)
                 self.skip.bias.zero_()
+
+    def forward(self, inputs: Inputs) -> Scores:
+        """Score all candidates; the item tower runs on their items, not on history alone."""
+        items_UE = self.encode_items(inputs.items)
+        request_state = self._request(inputs, items_UE)
+        if inputs.items.num_rows and inputs.item_of.device.type == "cpu":
+            # Elsewhere the count of such items would have to be waited for.
+            is_scored_U = torch.zeros(inputs.items.num_rows, dtype=torch.bool)
+            is_scored_U[inputs.item_of] = True
+            items_UE = items_UE.index_select(0, is_scored_U.nonzero().squeeze(1))
+            row_U = is_scored_U.cumsum(0) - 1
+            inputs = replace(inputs, item_of=row_U.index_select(0, inputs.item_of))
+        return self.score(request_state, self._item(items_UE), inputs.pairs)
 
     @property
     def encoders(self) -> Encoders:

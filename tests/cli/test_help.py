@@ -18,6 +18,7 @@ COMMANDS = [
     ("demo",),
     ("train",),
     ("evaluate",),
+    ("diagnose",),
     ("score",),
     ("data", "world"),
     ("data", "infer"),
@@ -56,7 +57,9 @@ def loaded_by(*argv: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("argv", [*GROUPS, ("train",), ("evaluate",), ("data", "import")])
+@pytest.mark.parametrize(
+    "argv", [*GROUPS, ("train",), ("evaluate",), ("diagnose",), ("data", "import")]
+)
 def test_help_imports_nothing_heavy(argv: tuple[str, ...]) -> None:
     assert loaded_by(*argv, "--help") == []
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prerank.cli.figures import FiguresOption, check_figures, print_paths
 from prerank.cli.output import (
     DeviceOption,
     JsonOption,
@@ -60,6 +61,7 @@ def evaluate(
     allow_seen: Annotated[
         bool, typer.Option("--allow-seen", help="Evaluate on rows a run was trained on.")
     ] = False,
+    figures: FiguresOption = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
@@ -76,6 +78,7 @@ def evaluate(
     from prerank.log import open_log
 
     check_device(device)
+    check_figures(figures)
     try:
         ks = sorted({int(text) for text in k.split(",") if text.strip()})
     except ValueError:
@@ -116,11 +119,19 @@ def evaluate(
         more["seeds"] = _seed_study(result, groups, dict(zip(runs, scorers, strict=True)))
     if ablate:
         more["ablation"] = _ablations(scorers, chosen, resamples, seed, device)
+    drawn: list[Path] = []
+    if figures is not None:
+        from prerank.report import evaluation_figures
+
+        keys = ["gauc/T1", "mrr/T1", *(f"recall@{ks[-1]}/T1" for _ in ks[:1])]
+        drawn = evaluation_figures(result.to_json(), figures, keys)
+        more["figures"] = [str(path) for path in drawn]
     if as_json:
         print_json({**result.to_json(), **more})
         return
     print_evaluation(result, "gauc/T1", f"recall@{ks[-1]}/T1" if ks else "mrr/T1")
     _print_more(more, part)
+    print_paths(drawn)
 
 
 def _seed_study(result: Evaluation, groups: Any, names: dict[Path, str]) -> dict[str, Any]:

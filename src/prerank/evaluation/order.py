@@ -181,10 +181,11 @@ class _Judge:
 
     def regret(self) -> None:
         utility = self.data.utility
+        best = None if utility is None else metrics.top_order(utility, self.data.offsets)
 
         def values(k: int) -> Floats:
             assert utility is not None
-            return metrics.regret_at_k(utility, self.order, self.data.offsets, k)
+            return metrics.regret_at_k(utility, self.order, self.data.offsets, k, best=best)
 
         self.each("regret", "U", values)
 
@@ -205,8 +206,8 @@ class _Judge:
         mine = renumbered[self.order[known[self.order]]]
         theirs = metrics.top_order(heavy, offsets, seed=seed, row=data.row)
         same = "the ranker tells no two candidates of a request apart"
-        self.add("kendall/ranker", metrics.kendall_tau(score[known], heavy, offsets), same)
-        consistency = metrics.pair_consistency(score[known], heavy, offsets)
+        kendall, consistency = metrics.rank_agreement(score[known], heavy, offsets)
+        self.add("kendall/ranker", kendall, same)
         self.add("consistency/ranker", consistency, same)
         scored = np.diff(offsets)
         _, too_large = useful_ks(scored[scored > 0], self.ks)
@@ -224,12 +225,12 @@ class _Judge:
                 self.skipped |= dict.fromkeys([*names[1:], f"survival@{k}/T1"], why)
                 continue
             sizes = {"num_kept": k, "num_final": m}
-            lost = metrics.value_lost(heavy, mine, offsets, **sizes)
+            lost = metrics.value_lost(heavy, mine, offsets, **sizes, best=theirs)
             self.add(names[1], lost)
             gain = metrics.gain_kept(self.order, all_theirs, data.offsets, **sizes)
             self.add(names[2], np.where(scored >= m, gain, np.nan))
             shown = metrics.survivors(
-                unscored, self.order, data.offsets, **sizes, seed=seed, row=data.row
+                unscored, self.order, data.offsets, **sizes, best=all_theirs
             )
             survived = np.diff(data.offsets_of(shown & data.positive))
             positives = np.diff(data.offsets_of(data.positive))

@@ -19,6 +19,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from prerank.metrics.sorting import distinct
+
 __all__ = ["AUCStatistic", "MeanStatistic", "Statistic", "cluster_codes", "draw"]
 
 Floats = npt.NDArray[np.float64]
@@ -54,15 +56,8 @@ def cluster_codes(ids: npt.ArrayLike) -> tuple[Ints, int]:
     >>> cluster_codes([30, 10, 30])
     (array([1, 0, 1]), 2)
     """
-    cluster = np.asarray(ids)
-    dense = cluster.size > 0 and np.issubdtype(cluster.dtype, np.signedinteger)
-    if dense and cluster.min() >= 0 and cluster.max() < 4 * cluster.size + 65536:
-        present = np.zeros(int(cluster.max()) + 1, dtype=np.bool_)
-        present[cluster] = True
-        code = np.cumsum(present) - 1
-        return code[cluster].astype(np.int64), int(code[-1]) + 1
-    distinct, codes = np.unique(cluster, return_inverse=True)
-    return codes.astype(np.int64), distinct.size
+    users, codes = distinct(ids)
+    return codes, users.size
 
 
 class MeanStatistic:

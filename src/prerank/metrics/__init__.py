@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from prerank.metrics.agreement import kendall_tau, overlap_at_k, pair_consistency
+from prerank.metrics.agreement import (
+    kendall_tau,
+    overlap_at_k,
+    pair_consistency,
+    rank_agreement,
+)
 from prerank.metrics.binary import (
     auc,
     calibration_error,
@@ -44,6 +49,7 @@ __all__ = [
     "pair_consistency",
     "per_request_auc",
     "precision_at_k",
+    "rank_agreement",
     "recall_at_k",
     "regret_at_k",
     "sigmoid",

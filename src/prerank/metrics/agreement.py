@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from prerank.metrics.segments import Floats, Ints, column, ratio, segment_ids
+from prerank.metrics.sorting import order_within, ranks_within, run_starts
 
-__all__ = ["kendall_tau", "overlap_at_k", "pair_consistency"]
+__all__ = ["kendall_tau", "overlap_at_k", "pair_consistency", "rank_agreement"]
 
 
 def overlap_at_k(
@@ -88,9 +89,7 @@ def kendall_tau(a: npt.ArrayLike, b: npt.ArrayLike, offsets: npt.ArrayLike) -> F
     >>> kendall_tau([3.0, 2.0, 1.0, 5.0], [9.0, 8.0, 8.5, 0.0], [0, 3, 4])
     array([0.33333333,        nan])
     """
-    pairs = _pairs(a, b, offsets)
-    untied = np.sqrt(pairs.all - pairs.tied_a) * np.sqrt(pairs.all - pairs.tied_b)
-    return ratio(pairs.concordant - pairs.discordant, untied)
+    return _pairs(a, b, offsets).tau()
 
 
 def pair_consistency(score: npt.ArrayLike, truth: npt.ArrayLike, offsets: npt.ArrayLike) -> Floats:
@@ -121,9 +120,21 @@ def pair_consistency(score: npt.ArrayLike, truth: npt.ArrayLike, offsets: npt.Ar
     >>> pair_consistency([1.0, 1.0, 0.0], [3.0, 2.0, 1.0], [0, 3])
     array([0.83333333])
     """
+    return _pairs(score, truth, offsets).consistency()
+
+
+def rank_agreement(
+    score: npt.ArrayLike, truth: npt.ArrayLike, offsets: npt.ArrayLike
+) -> tuple[Floats, Floats]:
+    """Return :func:`kendall_tau` and :func:`pair_consistency`, counting the pairs once.
+
+    Examples
+    --------
+    >>> rank_agreement([3.0, 2.0, 1.0], [9.0, 8.0, 8.5], [0, 3])
+    (array([0.33333333]), array([0.66666667]))
+    """
     pairs = _pairs(score, truth, offsets)
-    apart = pairs.all - pairs.tied_b
-    return ratio(pairs.concordant + 0.5 * (apart - pairs.concordant - pairs.discordant), apart)
+    return pairs.tau(), pairs.consistency()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,63 +147,70 @@ class _Pairs:
     concordant: Floats
     discordant: Floats
 
+    def tau(self) -> Floats:
+        untied = np.sqrt(self.all - self.tied_a) * np.sqrt(self.all - self.tied_b)
+        return ratio(self.concordant - self.discordant, untied)
+
+    def consistency(self) -> Floats:
+        apart = self.all - self.tied_b
+        halves = 0.5 * (apart - self.concordant - self.discordant)
+        return ratio(self.concordant + halves, apart)
+
 
 def _pairs(a: npt.ArrayLike, b: npt.ArrayLike, offsets: npt.ArrayLike) -> _Pairs:
     x = column(a, "a")
     y = column(b, "b", x.size)
     segment = segment_ids(offsets, x.size)
-    num_requests = np.asarray(offsets).size - 1
-    order = np.lexsort((y, x, segment))
-    x, y, segment = x[order], y[order], segment[order]
-    everything = _pairs_in(segment, segment, num_requests)
-    tied_x = _pairs_in(_groups(segment, x), segment, num_requests)
-    tied_xy = _pairs_in(_groups(segment, x, y), segment, num_requests)
-    by_y = np.lexsort((y, segment))
-    tie_y = np.empty(y.size, dtype=np.int64)
-    tie_y[by_y] = _groups(segment, y[by_y])
-    tied_y = _pairs_in(tie_y, segment, num_requests)
-    discordant = _inversions(tie_y, segment, num_requests)
+    bounds = np.asarray(offsets, dtype=np.int64)
+    lengths = np.diff(bounds).astype(np.float64)
+    num_requests = lengths.size
+    rank_x, rank_y = (ranks_within(v, bounds, segment) for v in (x, y))
+    tied_y = _tied(bounds[segment] + rank_y, segment, num_requests)
+    both = (rank_x * (rank_y.max(initial=0) + 1) + rank_y).astype(np.float64)
+    order = order_within(both, bounds)
+    rank_x, rank_y = rank_x[order], rank_y[order]
+    tied_x = _tied(np.cumsum(run_starts(segment, rank_x)) - 1, segment, num_requests)
+    tied_xy = _tied(np.cumsum(run_starts(segment, rank_x, rank_y)) - 1, segment, num_requests)
+    discordant = _inversions(rank_y, bounds, segment)
+    everything = lengths * (lengths - 1) / 2
     concordant = everything - tied_x - tied_y + tied_xy - discordant
     return _Pairs(everything, tied_x, tied_y, concordant, discordant)
 
 
-def _groups(segment: Ints, *values: Floats) -> Ints:
-    """Return the number of the run of equal values ``[I]``, of sorted columns."""
-    new = np.diff(segment) != 0
-    for value in values:
-        new |= value[1:] != value[:-1]
-    return np.concatenate([np.zeros(min(segment.size, 1), np.int64), np.cumsum(new)])
+def _tied(group: Ints, segment: Ints, num_segments: int) -> Floats:
+    """Return how many pairs of a segment share a group ``[R]``; numbers of groups are below I."""
+    size = np.bincount(group, minlength=group.size)
+    # Half of the others of its group for each member: the pairs of the group.
+    pairs = np.bincount(segment, weights=0.5 * (size[group] - 1), minlength=num_segments)
+    return pairs.astype(np.float64)
 
 
-def _pairs_in(group: Ints, segment: Ints, num_segments: int) -> Floats:
-    """Return how many pairs of a segment share a group ``[R]``."""
-    _, first, size = np.unique(group, return_index=True, return_counts=True)
-    pairs = size * (size - 1) / 2
-    return np.bincount(segment[first], weights=pairs, minlength=num_segments).astype(np.float64)
-
-
-def _inversions(value: Ints, segment: Ints, num_segments: int) -> Floats:
+def _inversions(value: Ints, bounds: Ints, segment: Ints) -> Floats:
     """Count pairs of a segment whose earlier member has the larger value, ``[R]``.
 
-    Two values differ first in one bit: below every common prefix, each 0 is an inversion with
-    every 1 before it. One stable sort per bit serves all segments at once.
+    Two values differ first in one bit: among those that agree above it, each 0 is an inversion with
+    every 1 before it. Then zeros move before ones, which leaves equal prefixes together and in
+    their order (the levels of a wavelet tree; Grossi, Gupta and Vitter, 2003).
     """
-    total = np.zeros(num_segments)
-    if not value.size:
-        return total
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(segment) != 0]))
-    local = value - np.repeat(
-        np.minimum.reduceat(value, starts), np.diff(np.append(starts, value.size))
-    )
-    for bit in range(int(local.max()).bit_length()):
-        prefix = local >> (bit + 1)
-        order = np.lexsort((prefix, segment))  # stable: the given order within a prefix
-        one = (local[order] >> bit) & 1
-        group = segment[order], prefix[order]
-        first = np.ones(value.size, dtype=np.bool_)
-        first[1:] = (np.diff(group[0]) != 0) | (np.diff(group[1]) != 0)
-        before = np.cumsum(one) - one
-        start = np.maximum.accumulate(np.where(first, np.arange(value.size), 0))
-        ones_before = before - before[start]
-        total += np.bincount(group[0], weights=ones_before * (1 - one), minlength=num_segments)
+    total = np.zeros(bounds.size - 1)
+    start = bounds[segment]
+    for bit in reversed(range(int(value.max(initial=0)).bit_length())):
+        one = (value >> bit) & 1
+        ones = np.concatenate([[0], np.cumsum(one)])
+        ones_before = ones[:-1] - ones[start]
+        total += np.bincount(segment, weights=ones_before * (1 - one), minlength=total.size)
+        place = np.arange(value.size)
+        zeros_before = place - start - ones_before
+        # Zeros of the group: what the last member has before it, and itself.
+        new = np.ones(value.size, dtype=np.bool_)
+        new[1:] = start[1:] != start[:-1]
+        first = np.flatnonzero(new)
+        size = np.diff(np.append(first, value.size))
+        zeros = size - (ones[first + size] - ones[first])
+        one_start = start + np.repeat(zeros, size)
+        target = np.where(one == 1, one_start + ones_before, start + zeros_before)
+        moved, moved_start = np.empty_like(value), np.empty_like(start)
+        moved[target] = value
+        moved_start[target] = np.where(one == 1, one_start, start)
+        value, start = moved, moved_start
     return total

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prerank.metrics.ranking import top_order
-from prerank.metrics.segments import Floats, column, ratio, segment_ids
+from prerank.metrics.segments import Floats, Ints, column, ratio, segment_ids
 
 __all__ = ["gain_kept", "regret_at_k", "survivors", "value_lost"]
 
@@ -18,7 +18,12 @@ Bools = npt.NDArray[np.bool_]
 
 
 def regret_at_k(
-    value: npt.ArrayLike, order: npt.ArrayLike, offsets: npt.ArrayLike, k: int
+    value: npt.ArrayLike,
+    order: npt.ArrayLike,
+    offsets: npt.ArrayLike,
+    k: int,
+    *,
+    best: npt.ArrayLike | None = None,
 ) -> Floats:
     """Return how far the mean value of the first ``k`` stays below the best possible ``k``.
 
@@ -32,6 +37,8 @@ def regret_at_k(
         Where each request begins.
     k : int
         At least 1; a request shorter than ``k`` loses nothing.
+    best : array of int ``[I]``, optional
+        Order by ``value``, where it is known already.
 
     Returns
     -------
@@ -48,7 +55,7 @@ def regret_at_k(
     >>> regret_at_k([5.0, 1.0, 3.0], [1, 2, 0], [0, 3], k=2)
     array([2.])
     """
-    return value_lost(value, order, offsets, num_kept=k, num_final=k)
+    return value_lost(value, order, offsets, num_kept=k, num_final=k, best=best)
 
 
 def value_lost(
@@ -58,6 +65,7 @@ def value_lost(
     *,
     num_kept: int,
     num_final: int,
+    best: npt.ArrayLike | None = None,
 ) -> Floats:
     """Return the mean value lost when only the first ``num_kept`` reach a heavy model.
 
@@ -67,7 +75,7 @@ def value_lost(
 
     Parameters
     ----------
-    value, order, offsets
+    value, order, offsets, best
         As in :func:`regret_at_k`.
     num_kept, num_final : int
         At least 1, ``num_final`` at most ``num_kept``.
@@ -91,15 +99,16 @@ def value_lost(
         raise ValueError(f"num_final: is {num_final}; expected from 1 to num_kept ({num_kept})")
     worth = column(value, "value")
     kept = _first(order, offsets, num_kept, worth.size)
-    best = top_order(worth, offsets)
-    through = top_order(np.where(kept, worth, -np.inf), offsets)
+    ranked = top_order(worth, offsets) if best is None else _index(best, worth.size)
     bounds = np.asarray(offsets, dtype=np.int64)
     segment = segment_ids(offsets, worth.size)
-    early = np.arange(worth.size) - bounds[segment] < num_final
+    early = np.flatnonzero(np.arange(worth.size) - bounds[segment] < num_final)
+    through, place = _kept_in_order(ranked, kept, bounds, segment)
+    through = through[place < num_final]
     # Summed pair by pair, so that equal lists lose exactly nothing.
     lost = np.bincount(
         segment[early],
-        weights=worth[best[early]] - worth[through[early]],
+        weights=worth[ranked[early]] - worth[through],
         minlength=bounds.size - 1,
     )
     return ratio(lost, np.minimum(np.diff(bounds), num_final))
@@ -164,6 +173,7 @@ def survivors(
     num_final: int,
     seed: int = 0,
     row: npt.ArrayLike | None = None,
+    best: npt.ArrayLike | None = None,
 ) -> Bools:
     """Return which candidates are shown when a frozen ranker orders what a light model kept.
 
@@ -177,6 +187,8 @@ def survivors(
         What the light model keeps, what the ranker shows of it; at least 1.
     seed, row
         Of the order among equal scores, as in :func:`prerank.metrics.top_order`.
+    best : array of int ``[I]``, optional
+        The order by ``heavy`` with that seed, where it is known already.
 
     Returns
     -------
@@ -195,17 +207,39 @@ def survivors(
     """
     score = column(heavy, "heavy")
     kept = _first(order, offsets, num_kept, score.size) & (score > -np.inf)
-    second = top_order(np.where(kept, score, -np.inf), offsets, seed=seed, row=row)
-    return kept & _first(second, offsets, num_final, score.size)
+    if num_final < 1:
+        raise ValueError(f"num_final: is {num_final}; expected at least 1")
+    if best is None:
+        ranked = top_order(score, offsets, seed=seed, row=row)
+    else:
+        ranked = _index(best, score.size)
+    # Ties are drawn for each candidate by itself, so the order of a subset is a part of the whole.
+    bounds = np.asarray(offsets, dtype=np.int64)
+    second, place = _kept_in_order(ranked, kept, bounds, segment_ids(offsets, score.size))
+    shown = np.zeros(score.size, dtype=np.bool_)
+    shown[second[place < num_final]] = True
+    return shown
+
+
+def _kept_in_order(ranked: Ints, kept: Bools, bounds: Ints, segment: Ints) -> tuple[Ints, Ints]:
+    """Return the kept candidates in an order, and the place of each among those of its request."""
+    chosen = np.flatnonzero(kept[ranked])
+    before = np.concatenate([[0], np.cumsum(kept)])[bounds]
+    return ranked[chosen], np.arange(chosen.size) - before[segment[chosen]]
+
+
+def _index(order: npt.ArrayLike, size: int) -> Ints:
+    index = np.asarray(order, dtype=np.int64)
+    if index.size != size:
+        raise ValueError(f"order: has {index.size} values; expected {size}")
+    return index
 
 
 def _first(order: npt.ArrayLike, offsets: npt.ArrayLike, k: int, size: int) -> Bools:
     """Return which candidates ``[I]`` are among the first ``k`` of their request."""
     if k < 1:
         raise ValueError(f"k: is {k}; expected at least 1")
-    index = np.asarray(order, dtype=np.int64)
-    if index.size != size:
-        raise ValueError(f"order: has {index.size} values; expected {size}")
+    index = _index(order, size)
     segment = segment_ids(offsets, size)
     bounds = np.asarray(offsets, dtype=np.int64)
     first = np.zeros(size, dtype=np.bool_)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prerank.metrics.segments import Floats, column, segment_auc
+from prerank.metrics.sorting import distinct
 
 __all__ = ["GroupedAUC", "gauc"]
 
@@ -79,7 +80,7 @@ def gauc(
     """
     x = column(score, "score")
     y = column(label, "label", x.size)
-    ids, group_of = np.unique(np.asarray(group), return_inverse=True)
+    ids, group_of = distinct(group)
     if group_of.shape != x.shape:
         raise ValueError(f"group: has {group_of.size} values; expected {x.size}")
     value_G = segment_auc(x, y, group_of, ids.size)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prerank.metrics.segments import Floats, Ints, column, ratio, segment_auc, segment_ids
+from prerank.metrics.sorting import order_within
 from prerank.rng import hash64, stream
 
 __all__ = [
@@ -72,7 +73,7 @@ def top_order(
     if keys.shape != (bounds.size - 1,):
         raise ValueError(f"row: has shape {keys.shape}; expected ({bounds.size - 1},)")
 
-    order = np.lexsort((-x, segment))
+    order = order_within(-x, bounds)
     same = (np.diff(segment) == 0) & (x[order][1:] == x[order][:-1])
     if same.any():
         # Only tied candidates are hashed and sorted again, each within its group of equals.

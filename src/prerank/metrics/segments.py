@@ -11,6 +11,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from prerank.metrics.sorting import order_within, run_starts
+
 __all__ = ["Floats", "Ints", "column", "ratio", "segment_auc", "segment_ids"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -110,13 +112,18 @@ def segment_auc(
     >>> segment_auc(score, label, np.array([0, 0, 1, 1]), 3)
     array([0.5, 1. , nan])
     """
-    order = np.lexsort((score, segment))
+    sizes = np.bincount(segment, minlength=num_segments)
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    if (segment[1:] >= segment[:-1]).all():
+        order = order_within(score, bounds)
+    else:
+        grouped = np.argsort(segment, kind="stable")
+        order = grouped[order_within(score[grouped], bounds)]
     sorted_score, sorted_segment = score[order], segment[order]
     mass = np.ones(order.size) if weight is None else weight[order]
     positive = np.where(label[order] > 0, mass, 0.0)
     # One entry per tie: candidates of one segment with one score.
-    first = np.ones(order.size, dtype=np.bool_)
-    first[1:] = (np.diff(sorted_segment) != 0) | (sorted_score[1:] != sorted_score[:-1])
+    first = run_starts(sorted_segment, sorted_score)
     tie = np.cumsum(first) - 1
     num_ties = int(tie[-1]) + 1 if tie.size else 0
     positive_T = np.bincount(tie, weights=positive, minlength=num_ties)

@@ -12,7 +12,8 @@ import torch
 from prerank.cascade import Cascade, Tier
 from prerank.errors import InputError
 from prerank.evaluation import evaluate
-from prerank.evaluation.collect import CascadeScorer, collect
+from prerank.evaluation.cascades import CascadeScorer
+from prerank.evaluation.collect import collect
 from prerank.evaluation.scoring import score_part
 
 

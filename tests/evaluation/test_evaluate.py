@@ -23,7 +23,8 @@ from prerank.evaluation import (
     TruthOptions,
     evaluate,
 )
-from prerank.evaluation.collect import CascadeScorer, ModelScorer, collect
+from prerank.evaluation.cascades import CascadeScorer
+from prerank.evaluation.collect import ModelScorer, collect
 from prerank.evaluation.show import as_text, cost_table, shown_keys
 from prerank.log import Log, open_log, write_log
 from prerank.models import TwoTower

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from prerank.cascade import Cascade, Tier
+from prerank.cascade import (
+    Cascade,
+    Gap,
+    Margin,
+    Mass,
+    Maximum,
+    Minimum,
+    Reserves,
+    Share,
+    Threshold,
+    Tier,
+)
+from prerank.cascade.rules import Budget, Promise
 from prerank.errors import InputError
 from prerank.evaluation import evaluate
 from prerank.evaluation.runs import TierFile, load_runs, load_scorer, save_cascade
@@ -102,9 +114,72 @@ def test_folders_that_hold_no_run_are_refused(flat: Any, runs: Any, tmp_path: Pa
         save_cascade(folder, tiers)
         with pytest.raises(InputError, match=message):
             load_runs([folder], part)
-    for text in ("{", '{"tiers": [{"rum": "x"}]}', '{"tiers": [{"run": "x", "forward": "all"}]}'):
+    run = f'"run": "{mlp}"'
+    for text, message in (
+        ("{", r"not a cascade \(.*\); write it again"),
+        ("[]", r"not a cascade \(.*\); write it again"),
+        ('{"tiers": [{"rum": "x"}]}', r"unknown key 'tiers\.0\.rum'; did you mean 'run'"),
+        ('{"tiers": [{"run": "x", "forward": "all"}]}', r"'tiers\.0\.forward' is 'all'"),
+        (f'{{"tiers": [{{{run}, "tial": "drop"}}]}}', r"'tiers\.0\.tial'; did you mean 'tail'"),
+        (
+            f'{{"tiers": [{{{run}, "forward": {{"rule": "mas", "mass": 0.9}}}}]}}',
+            r"tier: rule 'mas' is not known; did you mean 'mass'",
+        ),
+        (
+            f'{{"tiers": [{{{run}, "forward": {{"rule": "mass", "masss": 0.9}}}}]}}',
+            r"tier: mass: unknown key 'masss'; did you mean 'mass'",
+        ),
+        (f'{{"tiers": [{{{run}, "router": "skore"}}]}}', r"router is 'skore'; did you mean 'score"),
+        (
+            f'{{"tiers": [{{{run}}}], "reserves": {{"quota": 5, "minimun": []}}}}',
+            r"unknown key 'reserves\.minimun'; did you mean 'minimum'",
+        ),
+        (f'{{"tiers": [{{{run}}}], "reserves": {{"quota": 5}}}}', r"reserves: no rule"),
+    ):
         (folder / "cascade.json").write_text(text)
-        with pytest.raises(
-            InputError, match=r"cascade\.json: not a cascade \(.*\); write it again"
-        ):
+        with pytest.raises(InputError, match=r"cascade\.json: .*" + message):
             load_runs([folder], part)
+
+
+def test_every_rule_survives_the_file(runs: Any, tmp_path: Path) -> None:
+    run, other = (str(path) for path in runs.paths())
+    promise = Promise(epsilon=0.1, top_m=10, unit="user", num_units=90, risk=0.08, part="valid")
+    budget = Budget(mean=12.0, realised=11.5, num_requests=80)
+    for forward, rest in (
+        (Threshold(score=-0.25, at_least=0, at_most=50), {"tail": "drop"}),
+        (Mass(mass=0.9, temperature=2.0, promise=promise), {}),
+        (Gap(within=0.5, place=3, budget=budget), {"router": "entropy", "merge": "front"}),
+        (Share(share=0.3), {"router": "random"}),
+        (Margin(within=0.125, at_most=7), {"router": "margin", "cut": 0.25}),
+        (7, {"router": "margin", "cut": 4}),
+    ):
+        tier = Tier(runs.two_tower, forward, {"engaged": 2.0}, **rest)
+        save_cascade(tmp_path / "c", [TierFile.of(run, tier), TierFile(other)])
+        loaded = load_scorer(tmp_path / "c")
+        assert isinstance(loaded, Cascade)
+        found = loaded.tiers[0]
+        for name in ("forward", "value", "router", "cut", "merge", "tail"):
+            assert getattr(found, name) == getattr(tier, name)
+    rules = Reserves(
+        quota=9,
+        minimum=(Minimum(of="pinned", at_least=2), Minimum(of="channel", at_least=1)),
+        maximum=(Maximum(of="channel", at_most=5, values=("fresh",)),),
+        pinned=("a", "b"),
+    )
+    save_cascade(tmp_path / "c", [TierFile(run, 5), TierFile(other)], rules)
+    loaded = load_scorer(tmp_path / "c")
+    assert isinstance(loaded, Cascade)
+    assert loaded.reserves == rules
+
+
+def test_old_files_keep_loading(runs: Any, tmp_path: Path) -> None:
+    run, other = (str(path) for path in runs.paths())
+    text = f'{{"tiers": [{{"run": "{run}", "forward": 0.3}}, {{"run": "{other}"}}]}}'
+    (tmp_path / "cascade.json").write_text(text)
+    loaded = load_scorer(tmp_path)
+    assert isinstance(loaded, Cascade)
+    assert loaded.describe() == "TwoTower -> 30 %, MLPPreranker"
+    save_cascade(tmp_path / "again", [TierFile(run, 0.3), TierFile(other)])
+    assert (tmp_path / "again" / "cascade.json").read_text().split() == (
+        f'{{ "tiers": [ {{ "run": "{run}", "forward": 0.3 }}, {{ "run": "{other}" }} ] }}'.split()
+    )

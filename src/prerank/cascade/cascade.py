@@ -1,21 +1,38 @@
 """A cascade is a list of tiers; its output is an order, never a comparison of their scores.
 
+**Merge.** A tier sorts what reached it. The forwarded part comes first (merge ``front``), or stays
+in the places it held (``places``); the next tier sorts it anew within just those places. So three
+blocks of ``router="margin"`` are: above the band in the light order, the band in the expressive
+order, below it in the light order. A later tier replaces the order of what it scores and touches
+nothing else. Sums and products of two models' scores are not offered: the tiers are trained on
+different sources, so their numbers share no scale, and a sum would rank a candidate that only one
+of them saw against one that both saw. (The authors do not say how they combine; replacing is our
+reading.)
+
+**Tail.** With ``tail="drop"`` whatever stands behind the last forwarded candidate of a request has
+no place, position -1.
+
+**Reserves** come last, on the finished order: see :mod:`prerank.cascade.reserves`.
+
 Shapes: ``R`` requests, ``I`` candidates, ``F`` candidates forwarded to a tier.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from prerank.batch import Inputs, Scores
+from prerank.cascade.ladder import Ladder, sort_within
+from prerank.cascade.reserves import Moves, Reserves, group_codes
+from prerank.cascade.routers import Facts
 from prerank.cascade.tier import Tier
 from prerank.errors import InputError
-from prerank.jagged import lengths_to_offsets
+from prerank.jagged import lengths_to_offsets, segment_max
 from prerank.models.base import Model
 
 __all__ = ["Cascade", "Order"]
@@ -28,13 +45,21 @@ class Order:
     Parameters
     ----------
     position : Tensor ``[I]`` int64
-        0-based place of each candidate in its request's final order.
+        0-based place of each candidate in its request's final order; -1 where it was dropped.
     tier : Tensor ``[I]`` int64
         Index of the last tier that scored it.
+    moves : mapping of rule to Moves
+        What each reserve and cap did; empty without reserves.
     """
 
     position: Tensor
     tier: Tensor
+    moves: Mapping[str, Moves] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> Tensor:
+        """Which candidates ``[I]`` bool have no place."""
+        return self.position < 0
 
 
 class Cascade:
@@ -47,6 +72,8 @@ class Cascade:
     ----------
     tiers : sequence of Tier
         At least one; all but the last say what to forward.
+    reserves : Reserves, optional
+        Minima and maxima of groups among the first places of the final order.
 
     Raises
     ------
@@ -64,7 +91,7 @@ class Cascade:
     'TwoTower -> 30 %, MLPPreranker'
     """
 
-    def __init__(self, tiers: Sequence[Tier]) -> None:
+    def __init__(self, tiers: Sequence[Tier], reserves: Reserves | None = None) -> None:
         if not tiers:
             raise InputError("cascade: no tier; expected at least one")
         for index, tier in enumerate(tiers[:-1]):
@@ -78,6 +105,7 @@ class Cascade:
                 "out, or add a tier"
             )
         self.tiers = tuple(tiers)
+        self.reserves = reserves
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -86,10 +114,18 @@ class Cascade:
 
     def describe(self) -> str:
         """Return the cascade in words, for reports."""
-        return ", ".join(tier.describe() for tier in self.tiers)
+        tiers = ", ".join(tier.describe() for tier in self.tiers)
+        return tiers if self.reserves is None else f"{tiers}; {self.reserves.describe()}"
 
     @torch.inference_mode()
-    def rank(self, inputs: Sequence[Inputs], *, tie: Tensor | None = None) -> Order:
+    def rank(
+        self,
+        inputs: Sequence[Inputs],
+        *,
+        tie: Tensor | None = None,
+        groups: Mapping[str, Tensor] | None = None,
+        facts: Facts | None = None,
+    ) -> Order:
         """Order the candidates of a batch.
 
         Parameters
@@ -100,6 +136,12 @@ class Cascade:
             Among candidates that a tier values equally, lower comes first. Default: the order in
             which they come, which suits serving; for evaluation it would reward a model that
             cannot tell candidates apart by the order of the log.
+        groups : mapping of str to Tensor ``[I]``, optional
+            What the reserves speak of: bool marks (``pinned``, ``new``) or int64 codes
+            (``channel``, ``author``), negative for none. Categorical features of item and
+            candidate need not be given.
+        facts : Facts, optional
+            For the routers ``random`` and ``oracle``, which serving never uses.
 
         Returns
         -------
@@ -109,35 +151,85 @@ class Cascade:
         Raises
         ------
         InputError
-            Another number of inputs than of tiers; a value that is not finite (the tier is named).
+            Another number of inputs than of tiers; a value that is not finite (the tier is named);
+            a group or fact that a rule needs and nobody gave.
         """
         if len(inputs) != len(self.tiers):
             raise InputError(f"cascade: {len(self.tiers)} tiers got {len(inputs)} inputs")
         first = inputs[0]
         num_candidates = first.offsets.diff()
+        device = first.request_of.device
         position = torch.empty_like(first.request_of)
         deepest = torch.zeros_like(first.request_of)
-        chosen = torch.arange(first.num_candidates, device=first.request_of.device)
+        kept: Tensor | None = None
+        chosen = torch.arange(first.num_candidates, device=device)
+        # Places that the tier fills, in rising order within each request.
+        slots = chosen - first.offsets[first.request_of]
+        offsets = first.offsets
         for index, (tier, view) in enumerate(zip(self.tiers, inputs, strict=True)):
-            value = tier.order_value(_score(tier.model, view, chosen))
+            scores = _score(tier.model, view, chosen)
+            value = tier.order_value(scores)
             if not value.isfinite().all():
                 raise InputError(
                     f"cascade: tier {index} ({type(tier.model).__name__}) gives a value that is "
                     "not finite; its run diverged or its weights are damaged"
                 )
             deepest[chosen] = index
-            request = first.request_of[chosen]
-            order = _descending(value, request, None if tie is None else tie[chosen])
-            ordered, request = chosen[order], request[order]
-            count = torch.bincount(request, minlength=first.num_requests)
-            place = torch.arange(ordered.numel(), device=ordered.device)
-            place = place - lengths_to_offsets(count)[request]
-            # Whatever a later tier gets are the first places, which it fills anew.
-            position[ordered] = place
-            if index + 1 < len(self.tiers):
-                keep = place < tier.num_forwarded(num_candidates)[request]
-                chosen = ordered[keep].sort().values
-        return Order(position, deepest)
+            order = _descending(value, offsets, None if tie is None else tie[chosen])
+            ordered = chosen[order]
+            if tier.forward is None:
+                position[ordered] = slots
+                break
+            ladder = Ladder.of(value[order], offsets, num_candidates)
+            known = Facts() if facts is None else facts.select(ordered)
+            selected = tier.select(ladder, scores.logits[order, 0], known)
+            if tier.router != "score" and tier.merge_rule == "front":
+                front = sort_within(~selected, offsets)
+                ordered, selected = ordered[front], selected[front]
+            position[ordered] = slots
+            if tier.tail == "drop":
+                reached = torch.where(selected, ladder.place, -1)
+                last = segment_max(reached.double(), ladder.request, ladder.num_requests)
+                behind = ladder.place > last[ladder.request]
+                kept = torch.ones_like(first.request_of, dtype=torch.bool) if kept is None else kept
+                kept[ordered[behind]] = False
+            slots = slots[selected]
+            forwarded = torch.zeros_like(first.request_of, dtype=torch.bool)
+            forwarded[ordered[selected]] = True
+            chosen = forwarded.nonzero().squeeze(1)
+            count = torch.bincount(ladder.request[selected], minlength=ladder.num_requests)
+            offsets = lengths_to_offsets(count)
+        return self._finish(first, position, deepest, kept, groups or {})
+
+    def _finish(
+        self,
+        inputs: Inputs,
+        position: Tensor,
+        deepest: Tensor,
+        kept: Tensor | None,
+        groups: Mapping[str, Tensor],
+    ) -> Order:
+        """Apply reserves to the order and close the places of dropped candidates."""
+        if self.reserves is None and kept is None:
+            return Order(position, deepest)
+        offsets, starts = inputs.offsets, inputs.offsets[inputs.request_of]
+        sequence = torch.empty_like(position)
+        sequence[starts + position] = torch.arange(position.numel(), device=position.device)
+        alive = torch.ones_like(position, dtype=torch.bool) if kept is None else kept[sequence]
+        moves: dict[str, Moves] = {}
+        if self.reserves is not None:
+            codes = group_codes(self.reserves, inputs, self.tiers[0].model.schema, groups)
+            codes = {name: code[sequence] for name, code in codes.items()}
+            arranged = self.reserves.apply(offsets, codes, alive)
+            sequence, alive, moves = sequence[arranged.order], arranged.alive, arranged.moves
+        if not alive.all():
+            front = sort_within(~alive, offsets)
+            sequence, alive = sequence[front], alive[front]
+        # Requests are contiguous, so their starts fit the sequence as well.
+        place = torch.arange(position.numel(), device=position.device) - starts
+        position = torch.empty_like(position)
+        position[sequence] = torch.where(alive, place, -1)
+        return Order(position, deepest, moves)
 
 
 def _score(model: Model, inputs: Inputs, candidates: Tensor) -> Scores:
@@ -152,10 +244,9 @@ def _score(model: Model, inputs: Inputs, candidates: Tensor) -> Scores:
     return model.score(model.request_state(inputs), item_state, pairs)
 
 
-def _descending(value: Tensor, request: Tensor, tie: Tensor | None) -> Tensor:
+def _descending(value: Tensor, offsets: Tensor, tie: Tensor | None) -> Tensor:
     """Return candidates by request, then by falling value, then by rising ``tie``."""
-    order = torch.arange(value.numel(), device=value.device)
-    for key, descending in ((tie, False), (value, True), (request, False)):
-        if key is not None:
-            order = order[key[order].sort(stable=True, descending=descending).indices]
-    return order
+    if tie is None:
+        return sort_within(value, offsets, descending=True)
+    order = sort_within(tie, offsets)
+    return order[sort_within(value[order], offsets, descending=True)]

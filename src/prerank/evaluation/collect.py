@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from prerank import metrics
 from prerank.batch import Evidence
-from prerank.cascade import Cascade
 from prerank.errors import InputError
 from prerank.evaluation.truth.ranker import LoggedRanker
 from prerank.log import Columns, Log, Part
@@ -25,7 +23,6 @@ from prerank.schema import Schema
 from prerank.world import World
 
 __all__ = [
-    "CascadeScorer",
     "Collected",
     "ModelScorer",
     "Ranker",
@@ -80,35 +77,6 @@ class ModelScorer:
         """Return the logits ``[I, T]``."""
         inputs = self.transforms.batch(columns, log).inputs.to(self.device)
         return np.asarray(self.model(inputs).logits.double().cpu().numpy())
-
-
-class CascadeScorer:
-    """Scores with a cascade: minus the place in the request's order.
-
-    Equal values are put in a random order, the one that ``metrics.top_order`` draws from the same
-    seed, so a cascade of one tier is ranked as its model.
-    """
-
-    kind: Kind = "order"
-
-    def __init__(self, cascade: Cascade, device: str = "cpu", *, seed: int = 0) -> None:
-        self.scorers = [ModelScorer(model, device) for model in cascade.models]
-        self.cascade = cascade
-        self.device = device
-        self.seed = seed
-
-    def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
-        """Return minus the positions ``[I, 1]``."""
-        inputs = [s.transforms.batch(columns, log).inputs.to(self.device) for s in self.scorers]
-        offsets = columns.candidates.offsets
-        num_candidates = int(offsets[-1])
-        order = metrics.top_order(
-            np.zeros(num_candidates), offsets, seed=self.seed, row=columns.scalars["row"]
-        )
-        tie = np.empty(num_candidates, dtype=np.int64)
-        tie[order] = np.arange(num_candidates)
-        ranked = self.cascade.rank(inputs, tie=torch.from_numpy(tie).to(self.device))
-        return -ranked.position.double().cpu().numpy()[:, None]
 
 
 Ranker = LoggedRanker | Scorer
@@ -237,7 +205,8 @@ def collect(
         lengths.append(np.diff(columns.candidates.offsets))
         for name, scorer in scorers.items():
             values = scorer(columns, log, evidence)
-            check_scores(values, width[scorer.kind], name, columns)
+            dropping = scorer.kind == "order"
+            check_scores(values, width[scorer.kind], name, columns, dropping=dropping)
             scores[name].append(values)
         if ranker is not None:
             pieces.setdefault("ranker", []).append(_ranker_says(ranker, columns, log, evidence))
@@ -267,8 +236,12 @@ def _ranker_says(
     return ranker(columns, log, evidence)[:, 0]
 
 
-def check_scores(values: Scores, width: int, name: str, columns: Columns) -> None:
+def check_scores(
+    values: Scores, width: int, name: str, columns: Columns, *, dropping: bool = False
+) -> None:
     """Raise unless the scores of a batch are finite and ``[I, width]``.
+
+    ``dropping``: -inf is allowed too, for candidates that have no place.
 
     Raises
     ------
@@ -281,7 +254,7 @@ def check_scores(values: Scores, width: int, name: str, columns: Columns) -> Non
             f"'{name}' gives scores of shape {values.shape}; expected ({offsets[-1]}, {width}): "
             "one row per candidate, and for logits one column per task"
         )
-    bad = ~np.isfinite(values).all(axis=1)
+    bad = ~(np.isfinite(values) | (dropping & (values == -np.inf))).all(axis=1)
     if bad.any():
         request = np.searchsorted(offsets, int(bad.argmax()), side="right") - 1
         raise InputError(

@@ -17,8 +17,8 @@ from prerank.evaluation.baselines import (
     make_baselines,
     why_no_baseline,
 )
+from prerank.evaluation.cascades import CascadeScorer
 from prerank.evaluation.collect import (
-    CascadeScorer,
     Collected,
     ModelScorer,
     Ranker,

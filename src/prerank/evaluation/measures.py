@@ -41,6 +41,7 @@ import numpy.typing as npt
 
 from prerank import metrics
 from prerank.evaluation.collect import Collected, Kind
+from prerank.evaluation.dropped import mrr_of_kept, recall_of_kept, unfilled
 from prerank.evaluation.estimators import AUCMeasure, MeanMeasure, Measure, PointMeasure
 from prerank.evaluation.macro import JointMeasure
 from prerank.evaluation.order import cut_offs, order_measures, useful_ks
@@ -188,14 +189,20 @@ class _Measures:
         for k, why in too_large.items():
             reason = why if data.has_positive.any() else none
             self.skipped[f"recall@{k}/T1"] = self.skipped[f"ndcg@{k}/T1"] = reason
+        kept = score > -np.inf
+        short = unfilled(kept, data.offsets, useful)
         for k in useful:
-            recall = metrics.recall_at_k(data.positive, order, data.offsets, k)
+            recall = recall_of_kept(data.positive, kept, order, data.offsets, k)
             self._mean(f"recall@{k}/T1", recall, none)
+            if k in short:
+                self.skipped[f"ndcg@{k}/T1"] = short[k]
+                continue
             ndcg = metrics.ndcg_at_k(data.positive, order, data.offsets, k)
             self._mean(f"ndcg@{k}/T1", ndcg, none)
-        self._mean("mrr/T1", metrics.mrr(data.positive, order, data.offsets), none)
+        self._mean("mrr/T1", mrr_of_kept(data.positive, kept, order, data.offsets), none)
         for k in useful:
-            self._off_policy(score, order, k)
+            if k not in short:
+                self._off_policy(score, order, k)
 
     def _off_policy(self, score: Floats, order: npt.NDArray[np.int64], k: int) -> None:
         """Add what the first ``k`` of another order would have earned, where it can be told."""

@@ -19,6 +19,8 @@
 
 The ranker is judged over the candidates it scored; the order is that order cut to them, but for
 ``gain`` and ``survival``, where a place taken by an unscored candidate is lost: it is never shown.
+
+What becomes of candidates that a cascade dropped: see :mod:`prerank.evaluation.dropped`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import numpy.typing as npt
 
 from prerank import metrics
 from prerank.evaluation.collect import Collected
+from prerank.evaluation.dropped import recall_of_kept, unfilled
 from prerank.evaluation.estimators import MeanMeasure, Measure
 from prerank.evaluation.truth.truths import Truths
 
@@ -101,7 +104,7 @@ def order_measures(
         What exists, and why the rest does not.
     """
     order = metrics.top_order(score, data.offsets, seed=seed, row=data.row)
-    judge = _Judge(data, truths, order, list(ks))
+    judge = _Judge(data, truths, order, list(ks), score > -np.inf)
     groups = truths.options.groups
     for name in ("T2", "T3", "T5", "U"):
         if name in groups:
@@ -129,6 +132,7 @@ class _Judge:
     truths: Truths
     order: Ints
     ks: list[int]
+    kept: Bools
     found: dict[str, Measure] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -138,15 +142,27 @@ class _Judge:
         return self.truths.grade
 
     def each(
-        self, metric: str, truth: str, values: Callable[[int], Floats], where: Bools | None = None
+        self,
+        metric: str,
+        truth: str,
+        values: Callable[[int], Floats],
+        where: Bools | None = None,
+        *,
+        drops: bool = False,
     ) -> None:
-        """Add ``metric@k/truth`` for every useful cut-off; ``where [R]``: requests that count."""
+        """Add ``metric@k/truth`` for every useful cut-off.
+
+        ``where [R]``: requests that count; ``drops``: the values know of dropped candidates.
+        """
         if truth in self.truths.missing:
             reason = self.truths.missing[truth]
             self.skipped |= {f"{metric}@{k}/{truth}": reason for k in self.ks}
             return
         lengths = self.data.lengths
         useful, too_large = useful_ks(lengths if where is None else lengths[where], self.ks)
+        if not drops:
+            too_large |= unfilled(self.kept, self.data.offsets, useful)
+            useful = [k for k in useful if k not in too_large]
         for k, why in too_large.items():
             self.skipped[f"{metric}@{k}/{truth}"] = why
         for k in useful:
@@ -175,9 +191,9 @@ class _Judge:
             return
 
         def values(k: int) -> Floats:
-            return metrics.recall_at_k(truth, self.order, self.data.offsets, k)
+            return recall_of_kept(truth, self.kept, self.order, self.data.offsets, k)
 
-        self.each("recall", name, values, has)
+        self.each("recall", name, values, has, drops=True)
 
     def regret(self) -> None:
         utility = self.data.utility
@@ -210,7 +226,8 @@ class _Judge:
         self.add("kendall/ranker", kendall, same)
         self.add("consistency/ranker", consistency, same)
         scored = np.diff(offsets)
-        _, too_large = useful_ks(scored[scored > 0], self.ks)
+        useful, too_large = useful_ks(scored[scored > 0], self.ks)
+        too_large |= unfilled(self.kept, data.offsets, useful)
         unscored = np.where(known, data.ranker, -np.inf)
         all_theirs = metrics.top_order(unscored, data.offsets, seed=seed, row=data.row)
         for k in self.ks:
@@ -229,9 +246,7 @@ class _Judge:
             self.add(names[1], lost)
             gain = metrics.gain_kept(self.order, all_theirs, data.offsets, **sizes)
             self.add(names[2], np.where(scored >= m, gain, np.nan))
-            shown = metrics.survivors(
-                unscored, self.order, data.offsets, **sizes, best=all_theirs
-            )
+            shown = metrics.survivors(unscored, self.order, data.offsets, **sizes, best=all_theirs)
             survived = np.diff(data.offsets_of(shown & data.positive))
             positives = np.diff(data.offsets_of(data.positive))
             share = np.divide(

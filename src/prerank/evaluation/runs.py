@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from prerank.cascade import Cascade, Tier
+from prerank.cascade import Cascade, Reserves, Tier
+from prerank.cascade.values import forward_from_values, forward_to_values
+from prerank.config import from_values
 from prerank.errors import InputError
 from prerank.log import Part, RowRanges
 from prerank.log.format.files import write_json
@@ -21,24 +24,53 @@ _CASCADE = "cascade.json"
 
 
 class TierFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One tier of ``cascade.json``: a run's folder, relative to the file, and its rule."""
+    """One tier of ``cascade.json``: a run's folder, relative to the file, and its rules.
+
+    ``forward`` is a share, a count, or the values of a rule
+    (:mod:`prerank.cascade.values`); the other fields are those of :class:`prerank.Tier`.
+    """
 
     run: str
-    forward: float | int | None = None
+    forward: float | int | dict[str, Any] | None = None
     value: dict[str, float] = {}
+    router: str = "score"
+    cut: float | int | None = None
+    merge: str | None = None
+    tail: str = "append"
+
+    @classmethod
+    def of(cls, run: str, tier: Tier) -> TierFile:
+        """Return the file's values of a tier whose model is the run."""
+        rules = {name: getattr(tier, name) for name in ("router", "cut", "merge", "tail")}
+        return cls(run, forward_to_values(tier.forward), dict(tier.value), **rules)
+
+    def build(self, model: Model) -> Tier:
+        """Make the tier.
+
+        Raises
+        ------
+        InputError
+            Rules that are unknown or do not fit together or the model.
+        """
+        forward = forward_from_values(self.forward, where="tier")
+        rules: Any = {name: getattr(self, name) for name in ("router", "cut", "merge", "tail")}
+        return Tier(model, forward, self.value, **rules)
 
 
-class CascadeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class CascadeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Content of ``cascade.json``."""
 
     tiers: list[TierFile]
+    reserves: Reserves | None = None
 
 
-def save_cascade(folder: str | Path, tiers: Sequence[TierFile]) -> None:
+def save_cascade(
+    folder: str | Path, tiers: Sequence[TierFile], reserves: Reserves | None = None
+) -> None:
     """Write a cascade of trained runs as a folder that ``evaluate`` takes like a run."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(CascadeFile(list(tiers)), folder / _CASCADE)
+    write_json(CascadeFile(list(tiers), reserves), folder / _CASCADE)
 
 
 def load_scorer(folder: Path) -> Model | Cascade:
@@ -49,26 +81,30 @@ def load_scorer(folder: Path) -> Model | Cascade:
     InputError
         Neither is there, or it is damaged or incomplete.
     """
-    tiers = _tiers(folder)
-    if tiers is None:
+    file = _cascade_file(folder)
+    if file is None:
         return load_run(folder)
-    models = [load_run(folder / tier.run) for tier in tiers]
+    models = [load_run(folder / tier.run) for tier in file.tiers]
     try:
-        pairs = zip(models, tiers, strict=True)
-        return Cascade([Tier(model, tier.forward, tier.value) for model, tier in pairs])
+        pairs = zip(models, file.tiers, strict=True)
+        return Cascade([tier.build(model) for model, tier in pairs], file.reserves)
     except InputError as error:
         raise InputError(f"{folder / _CASCADE}: {error}") from None
 
 
-def _tiers(folder: Path) -> list[TierFile] | None:
-    """Return the tiers of a cascade's folder, None where there is no cascade."""
+def _cascade_file(folder: Path) -> CascadeFile | None:
+    """Return the cascade of a folder, None where there is none."""
     path = folder / _CASCADE
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=CascadeFile).tiers
+        values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not a cascade ({error}); write it again") from None
+    try:
+        return from_values(CascadeFile, values, where="cascade")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def load_runs(
@@ -136,8 +172,8 @@ def group_seeds(folders: Sequence[Path]) -> dict[str, dict[int, Path]]:
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    tiers = _tiers(folder)
-    return [folder] if tiers is None else [folder / tier.run for tier in tiers]
+    file = _cascade_file(folder)
+    return [folder] if file is None else [folder / tier.run for tier in file.tiers]
 
 
 def _refuse_seen(folder: Path, part: Part) -> None:

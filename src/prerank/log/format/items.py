@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from prerank.errors import InputError
 from prerank.log.format.columns import Group
@@ -15,7 +16,7 @@ from prerank.log.format.decode import list_ends, to_numpy
 from prerank.log.format.files import DAMAGED, ITEM_STATS, read_table
 from prerank.log.format.item_stats import ItemStats
 from prerank.log.format.layout import item_columns
-from prerank.log.format.vocab import Vocabulary
+from prerank.log.format.vocab import NEVER, Vocabulary
 from prerank.schema import ITEM_STATS_FEATURE, Schema
 
 __all__ = ["ItemTable"]
@@ -28,7 +29,7 @@ class ItemTable:
     Parameters
     ----------
     ids : Vocabulary
-        Raw item ids by index.
+        Raw item ids by index, and when each was first seen.
     scalars : dict of str to ndarray ``[num_items]`` (vectors ``[num_items, dim]``)
         Vocabulary rows of categorical features; raw floats with NaN of dense ones.
     groups : dict of str to Group
@@ -59,11 +60,12 @@ class ItemTable:
             The file is missing, damaged, or does not fit the schema.
         """
         columns = item_columns(schema)
-        table = read_table(path, ["item_id", *(c.name for c in columns)])
+        table = read_table(path, ["item_id", "first_seen_ms", *(c.name for c in columns)])
         num_rows = table.num_rows
         if num_rows > schema.size("item") and has_grown():
             table = table.slice(0, schema.size("item"))
-        ids = Vocabulary.of(table["item_id"].combine_chunks(), "item", where=str(path))
+        times = pc.fill_null(table["first_seen_ms"], NEVER).to_numpy()
+        ids = Vocabulary.of(table["item_id"].combine_chunks(), "item", times, where=str(path))
         if len(ids) != schema.size("item"):
             raise InputError(
                 f"{path}: {len(ids)} rows, but schema.json counts {schema.size('item')} items; "

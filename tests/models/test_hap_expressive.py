@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from prerank.batch import RequestBatch
+from prerank.config import from_values
 from prerank.log import open_log
 from prerank.models import HAPExpressive, HAPLight, OverTrunk, TwoTower
 from prerank.nn import MLP, FusedTables
 from prerank.objectives import BCE
+from prerank.recipes import load_recipe
 from prerank.schema import Schema
 from prerank.training import FitConfig, load_run
 from prerank.training.fit import fit
@@ -277,3 +279,10 @@ def test_a_run_over_a_light_run_is_saved_and_loaded(tmp_path: Path) -> None:
     with torch.no_grad():
         passed = model.score(*states, inputs.pairs).logits
         assert torch.equal(passed, model(inputs).logits)
+
+
+def test_the_recipe_is_the_study_preset() -> None:
+    values = load_recipe("hap_expressive").model
+    assert values.pop("name") == "hap_expressive"
+    config = from_values(HAPExpressive.Config, values, where="recipe")
+    assert config == HAPExpressive.Config.preset("study")

@@ -9,8 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from prerank.batch import RequestBatch
+from prerank.config import from_values
 from prerank.models import HAPLight, MLPPreranker
 from prerank.nn import MLP, FusedTables
+from prerank.recipes import load_recipe
 from prerank.schema import Schema
 from prerank.world import WorldConfig
 
@@ -137,3 +139,10 @@ def test_items_of_history_alone_pass_no_item_tower(schema: Schema, batch: Reques
     assert rows[0] < few.items.num_rows
     states = model.request_state(few), model.item_state(few.items)
     torch.testing.assert_close(model.score(*states, few.pairs).logits, logits)
+
+
+def test_the_recipe_is_the_study_preset() -> None:
+    values = load_recipe("hap_light").model
+    assert values.pop("name") == "hap_light"
+    config = from_values(HAPLight.Config, values, where="recipe")
+    assert config == HAPLight.Config.preset("study")

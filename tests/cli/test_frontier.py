@@ -33,7 +33,10 @@ def test_six_points_over_two_seeds_and_again(
     assert {p["name"]: p["mean"] for p in again["points"]["recall@10/T1"]} == known
     stored = json.loads((out / "seed0" / "points-valid.json").read_text())
     assert stored["asked"]["part"] == "valid"
-    people = cli(*argv)
+    people = cli(*argv, "--figures", tmp_path / "figures")
+    drawn = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert drawn == ["frontier-recall-10-T1.png", "frontier-recall-10-T1.svg"]
+    assert all(name in people.out for name in drawn)
     assert "2 seeds were complete" in people.err
     assert "two_tower -> 30 % mlp" in people.out
     assert "popularity" in people.out

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prerank.cli.figures import FiguresOption, check_figures, print_paths
 from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say, track
 from prerank.cli.tables import print_table
 
@@ -33,6 +34,7 @@ def frontier(
         list[str] | None, typer.Option(metavar="KEY", help="Larger is better; may be repeated.")
     ] = None,
     values: SetOption = None,
+    figures: FiguresOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Quality beside cost: models and cuts over several seeds.
@@ -50,6 +52,7 @@ def frontier(
         shares = [0.0]
     if not all(0 < share <= 1 for share in shares):
         raise InputError(f"--cuts {cuts}: expected shares like 0.1,0.3")
+    check_figures(figures)
     result = run_frontier(
         log,
         out,
@@ -62,17 +65,30 @@ def frontier(
         keys=metric or list(_KEYS),
         changes=assignments(values),
     )
+    drawn = [] if figures is None else _draw(figures, result)
     if as_json:
-        print_json(result)
+        print_json({**result, "figures": [str(path) for path in drawn]})
         return
     for key, points in result["points"].items():
         _print_frontier(key, points, result)
+    print_paths(drawn)
     sizes = ", ".join(f"{n:,.0f} {what}" for what, n in result["sizes"].items())
     say(f"{result['seconds']:.0f} s, {result['seeds_found_complete']} seeds were complete; {sizes}")
     if any(result["opened"].values()):
         say(f"part {part} was opened {max(result['opened'].values())} times for these models")
     machine = result["machine"]
     say(f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}")
+
+
+def _draw(folder: Path, result: dict[str, Any]) -> list[Path]:
+    from prerank.report import frontier_figure, save_figure
+
+    paths: list[Path] = []
+    for key, points in result["points"].items():
+        found = {name: m[key]["mean"] for name, m in result["baselines"].items() if key in m}
+        figure = frontier_figure(points, key, seeds=result["seeds"], baselines=found)
+        paths += save_figure(figure, folder, f"frontier {key}")
+    return paths
 
 
 def _print_frontier(key: str, points: list[dict[str, Any]], result: dict[str, Any]) -> None:

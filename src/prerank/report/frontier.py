@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["frontier_figure", "share_figure"]
 
 
-def frontier_figure(points: Sequence[Mapping[str, Any]], key: str, *, seeds: int = 1) -> Figure:
+def frontier_figure(
+    points: Sequence[Mapping[str, Any]],
+    key: str,
+    *,
+    seeds: int = 1,
+    baselines: Mapping[str, float] | None = None,
+) -> Figure:
     """Draw models and cuts: quality beside microseconds per request.
 
     Parameters
@@ -26,6 +32,8 @@ def frontier_figure(points: Sequence[Mapping[str, Any]], key: str, *, seeds: int
         The metric, larger is better.
     seeds : int
         Over how many mean and sd are taken.
+    baselines : mapping of str to float, optional
+        What costs nothing: a line where it is within sight of the points, its number anyway.
 
     Examples
     --------
@@ -33,10 +41,10 @@ def frontier_figure(points: Sequence[Mapping[str, Any]], key: str, *, seeds: int
     >>> frontier_figure([point], "recall@10/T1").axes[0].get_xlabel()[:12]
     'microseconds'
     """
-    figure, (ax,) = new_figure(width=8.0, height=4.8)
+    figure, (ax,) = new_figure(width=9.6, height=4.8)
     for efficient, color, marker, label in (
         (False, MUTED, "o", "something cheaper is as good"),
-        (True, "#0072B2", "s", "efficient: nothing cheaper is as good"),
+        (True, "#0072B2", "s", "nothing cheaper is as good"),
     ):
         chosen = sorted((p for p in points if p["efficient"] is efficient), key=lambda p: p["us"])
         if not chosen:
@@ -46,18 +54,23 @@ def frontier_figure(points: Sequence[Mapping[str, Any]], key: str, *, seeds: int
             ax.step(x, y, where="post", color=color, linewidth=1.0, alpha=0.5)
         ax.errorbar(
             x, y, yerr=[p["sd"] or 0.0 for p in chosen], color=color, marker=marker, markersize=6,
-            linestyle="none", linewidth=1.3, capsize=2, label=label, zorder=3,
+            linestyle="none", linewidth=1.3, capsize=2, label=label, zorder=5,
         )  # fmt: skip
     if points:
         ax.margins(x=0.12, y=0.14)
         log_axis(ax.xaxis)
-        marks = [(p["us"], p["mean"], p["sd"] or 0.0, p["name"]) for p in points]
-        place_labels(figure, ax, marks)
+    ax.set_ylim(ax.get_ylim())
+    for k, (name, value) in enumerate((baselines or {}).items()):
+        dashes = ("--", ":", "-.", (0, (1, 4)))[k % 4]
+        label = f"{name}: {value:.4f}"
+        ax.axhline(value, color=MUTED, linewidth=1.1, linestyle=dashes, label=label, zorder=1)
     add_title(ax, f"{key}: quality against cost")
     whiskers = f"  Whiskers: sd over {seeds} seeds." if seeds > 1 else ""
     ax.set_xlabel(f"microseconds per request (log scale).{whiskers}")
     ax.set_ylabel(f"{key} (mean)" if seeds > 1 else key)
-    ax.legend(fontsize=8, frameon=False, loc="lower right")
+    ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    marks = [(p["us"], p["mean"], p["sd"] or 0.0, p["name"]) for p in points]
+    place_labels(figure, ax, marks)
     return figure
 
 

@@ -40,7 +40,9 @@ def batch_of(requests: Sequence[Sequence[int]], **evidence: Any) -> RequestBatch
         item_of=torch.arange(num),
     )
     engaged = torch.where(source == -1, 1.0, torch.where(source == -2, torch.nan, 0.0))
-    stage = torch.where(source >= 0, source, EXPOSED)
+    stage_of = [SCHEMA.stages.index(stages[-1]) for stages in SCHEMA.sources.values()]
+    shown = len(SCHEMA.stages) - 1
+    stage = torch.tensor([*stage_of, shown, shown])[source]  # -1 and -2 count from the end
     values: dict[str, Any] = {
         "row": torch.arange(num_requests),
         "user": torch.zeros(num_requests, dtype=torch.int64),

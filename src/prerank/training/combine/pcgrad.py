@@ -62,9 +62,9 @@ def projected_weights(products: Tensor, orders: Sequence[Sequence[int]]) -> tupl
 class PCGrad:
     """Sum of the sources' gradients after each was freed of its conflicts with others.
 
-    A backward pass per source, and all their gradients in memory at once: with four sources about
-    three times the time of a :class:`Sum` step (measured on small models, see
-    ``benchmarks``). Of several processes each projects the gradients of its own share.
+    A backward pass per source, and all their gradients in memory at once: with four sources 2.3 to
+    2.7 times the time of a step with the plain sum (measured on one CPU core, three models). Of
+    several processes each projects the gradients of its own share.
 
     Parameters
     ----------

@@ -305,6 +305,19 @@ def precision(model: Model, batch: RequestBatch) -> None:
     torch.testing.assert_close(rough.double(), exact, rtol=1e-5, atol=1e-5)
 
 
+def bfloat16(model: Model, batch: RequestBatch) -> None:
+    """Under autocast, forward and backward work and stay within what 8 bits can tell."""
+    exact = logits(model, batch.inputs)
+    model.float().zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = model(batch.inputs.to(torch.float32)).logits
+        assert rough.shape == exact.shape
+        rough.float().sum().backward()
+    model.double()
+    error = (rough.detach().double() - exact).abs().amax()
+    assert error < 0.05 * exact.abs().amax().clamp(min=1.0), f"off by {error:.3g}"
+
+
 ON_BATCH = (
     isolation,
     candidate_order,
@@ -318,5 +331,6 @@ ON_BATCH = (
     gradients,
     empty_requests,
     precision,
+    bfloat16,
 )
 """The checks that need only a prepared model and a batch."""

@@ -61,6 +61,7 @@ CHECKS = (
     "gradients",
     "empty_requests",
     "precision",
+    "bfloat16",
 )
 
 

@@ -164,7 +164,9 @@ class SplitLinear(nn.Module):
             if total is None:
                 total = self.project(name, x)
             else:
-                total = total.addmm_(x, self.block(name).t())
+                # Autocast leaves what is done in place alone.
+                weight = self.block(name).to(total.dtype)
+                total = total.addmm_(x.to(total.dtype), weight.t())
         assert total is not None, "no part to combine"
         return total
 

@@ -113,6 +113,21 @@ def test_processes_measure_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exchanged == [[2.0], [0.0]]
 
 
+def test_shares_of_a_batch_push_as_much_as_the_whole() -> None:
+    """The mean over processes of ``logit`` sizes, each divided by its part of the whole weight."""
+    pull = torch.tensor([3.0, -1.0, 2.0, -5.0, 0.5, 4.0], dtype=torch.float64)
+
+    def size(pull: Tensor, divisor: float) -> float:
+        logits = torch.zeros_like(pull).requires_grad_()
+        meter = Meter("logit", every=1, momentum=0.0, fixed=())
+        meter.update({"rank": (pull * logits).sum() / divisor}, [], logits)
+        return meter.sizes["rank"]
+
+    whole = size(pull, 6.0)
+    assert (size(pull[:2], 6.0 / 2) + size(pull[2:], 6.0 / 2)) / 2 == pytest.approx(whole)
+    assert (size(pull[:2], 2.0) + size(pull[2:], 4.0)) / 2 != pytest.approx(whole), "control"
+
+
 def test_dense_norms_leave_tables_out() -> None:
     table, layer = nn.Parameter(torch.ones(5, 2)), nn.Parameter(torch.ones(2))
     looked_up = F.embedding(torch.tensor([1, 1]), table, sparse=True)

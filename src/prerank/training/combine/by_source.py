@@ -69,8 +69,8 @@ class Meter:
     ----------
     measure : {"logit", "dense"}
         ``logit``: how much a source pushes scores down, the sum of the positive ``dL/ds``. Of a
-        softmax or cross-entropy that is its negatives' side. It stops at the scores: at every step
-        of four sources it costs 5 to 30 % of the step. ``dense``: L2 norm of the gradient of its
+        softmax or cross-entropy that is its negatives' side. It stops at the scores, so for
+        four sources it costs about 5 % of a light model's step. ``dense``: L2 norm of the gradient of its
         parts over all parameters but those with sparse gradients (tables); a backward pass per
         source, 2.7 to 3.1 times the step, so every tenth step 10 to 20 %.
     every : int
@@ -87,8 +87,9 @@ class Meter:
 
     Notes
     -----
-    Of several processes the mean of their sizes counts: not the size of their mean, but the same
-    number in all of them.
+    Of several processes the mean of their sizes counts, the same number in all of them. Under an
+    objective that divides by the weight of the whole batch, the mean of ``logit`` sizes is that of
+    the whole batch; the mean of norms is not the norm of the mean.
 
     Examples
     --------

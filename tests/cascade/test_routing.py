@@ -250,7 +250,7 @@ def test_more_is_forwarded_at_a_higher_level(data: Any, level: float, step: int)
 def test_impossible_rules_are_refused(planted: Any) -> None:
     model = planted(0)
     for make, message in (
-        (lambda: Threshold(score=float("nan")), "threshold: the level is not a number"),
+        (lambda: Threshold(score=float("nan")), "threshold: the level is nan"),
         (lambda: Threshold(score=1.0, at_least=-1), "at_least is -1"),
         (lambda: Mass(mass=0.5, at_least=3, at_most=2), "at_most is 2; expected at least 3"),
         (lambda: Mass(mass=0.5, temperature=0.0), "temperature is 0.0"),

@@ -127,8 +127,8 @@ class Rule(Config, frozen=True):
             raise InputError(
                 f"{self.name}: at_most is {self.at_most}; expected at least {max(1, self.at_least)}"
             )
-        if math.isnan(self.level):
-            raise InputError(f"{self.name}: the level is not a number")
+        if not math.isfinite(self.level):
+            raise InputError(f"{self.name}: the level is {self.level}; expected a finite number")
 
     @property
     @abstractmethod
@@ -192,7 +192,7 @@ class Share(Rule, frozen=True, kw_only=True):
         """Return the place of each candidate over the request's original number."""
         place, num = ladder.place.double(), ladder.num_candidates[ladder.request].double()
         # Just above it: a share of exactly place / num stops before this candidate.
-        return place / num * (1.0 + 4e-15)
+        return (place / num * (1.0 + 4e-15)).clamp(min=1e-300)
 
     def describe(self) -> str:
         """Return the share in per cent."""
@@ -278,7 +278,8 @@ class Mass(Rule, frozen=True, kw_only=True):
         """Return the softmax mass of those before each candidate."""
         top = ladder.at(torch.zeros_like(ladder.lengths))
         # Row by row, so that other requests of the batch do not change a sum.
-        share = ((ladder.value - top[ladder.request]).double() / self.temperature).exp()
+        below = ladder.value.double() - top.double()[ladder.request]
+        share = (below / self.temperature).exp()
         total = pad(share, ladder.offsets, 0.0).cumsum(dim=1)
         if not total.numel():
             return share

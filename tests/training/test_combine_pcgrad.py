@@ -156,3 +156,13 @@ def test_table_gradient_is_what_optimisers_expect() -> None:
     assert grad.is_coalesced()
     assert grad.indices()[0].tolist() == [1, 2, 3, 5, 8]
     assert grad.dtype == toy.table.dtype
+
+
+def test_tables_stored_in_bfloat16() -> None:
+    """Rows are summed and mixed in float32, and stored as the table is."""
+    table = nn.Parameter(torch.ones(4, 2, dtype=torch.bfloat16))
+    looked_up = F.embedding(torch.tensor([1, 1, 3]), table, sparse=True).float()
+    PCGrad()({"nce/a": looked_up[:, 0].sum(), "nce/b": looked_up.sum() * 2}, [table])
+    grad = table.grad
+    assert grad.dtype == torch.bfloat16
+    assert grad.to_dense().tolist() == [[0.0, 0.0], [6.0, 4.0], [0.0, 0.0], [3.0, 2.0]]

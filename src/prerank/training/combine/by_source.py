@@ -69,10 +69,10 @@ class Meter:
     ----------
     measure : {"logit", "dense"}
         ``logit``: how much a source pushes scores down, the sum of the positive ``dL/ds``. Of a
-        softmax or cross-entropy that is its negatives' side. It stops at the scores, so for
-        four sources it costs about 5 % of a light model's step. ``dense``: L2 norm of the gradient of its
-        parts over all parameters but those with sparse gradients (tables); a backward pass per
-        source, 2.7 to 3.1 times the step, so every tenth step 10 to 20 %.
+        softmax or cross-entropy that is its negatives' side. It stops at the scores, so for four
+        sources it costs about 5 % of a light model's step. ``dense``: L2 norm of the gradient of
+        its parts over all parameters but those with sparse gradients (tables); a backward pass per
+        source: 2.7 to 3.1 times the step, so every tenth step 10 to 20 %.
     every : int
         Calls from one measurement to the next.
     momentum : float

@@ -255,7 +255,7 @@ def test_bad_calls_are_refused(
         evaluated(two_tasks, {"mlp": runs.mlp})
     with pytest.raises(InputError, match="a run is named 'random' like a baseline"):
         evaluated(flat, {"random": runs.mlp})
-    for wrong in ({"ks": (0,)}, {"num_resamples": 0}):
+    for wrong in ({"ks": (0,)}, {"num_resamples": -1}):
         with pytest.raises(InputError, match="start at 1"):
             evaluated(flat, runs.mlp, **wrong)
     with pytest.raises(InputError, match="baseline 'nothing' is not known"):

@@ -2,9 +2,12 @@
 
 from prerank.evaluation.baselines import DEFAULT_BASELINES
 from prerank.evaluation.cost import Cost
-from prerank.evaluation.evaluate import DEFAULT_KS, Evaluation, RunResult, evaluate
+from prerank.evaluation.evaluate import evaluate
+from prerank.evaluation.prepared import DEFAULT_KS, Prepared, prepare
+from prerank.evaluation.result import Evaluation, RunResult
 from prerank.evaluation.statistics import Difference, Estimate
 from prerank.evaluation.truth.truths import GROUPS, TruthOptions
+from prerank.evaluation.units import Units, load_units, save_units
 
 __all__ = [
     "DEFAULT_BASELINES",
@@ -14,7 +17,12 @@ __all__ = [
     "Difference",
     "Estimate",
     "Evaluation",
+    "Prepared",
     "RunResult",
     "TruthOptions",
+    "Units",
     "evaluate",
+    "load_units",
+    "prepare",
+    "save_units",
 ]

@@ -5,7 +5,7 @@ Shapes: ``R`` requests, ``I`` candidates, ``T`` tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -23,12 +23,14 @@ from prerank.schema import Schema
 from prerank.world import World
 
 __all__ = [
+    "Batch",
     "Collected",
     "ModelScorer",
     "Ranker",
     "Scorer",
     "check_scores",
     "collect",
+    "score_batches",
 ]
 
 Kind = Literal["logit", "score", "order"]
@@ -80,6 +82,7 @@ class ModelScorer:
 
 
 Ranker = LoggedRanker | Scorer
+Batch = tuple[Columns, Evidence]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,7 @@ def collect(
     batch_size: int = 256,
     ranker: Ranker | None = None,
     world: World | None = None,
+    keep: list[Batch] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Collected:
     """Read a part once and score it with every scorer.
@@ -179,6 +183,8 @@ def collect(
         The ranker behind.
     world : World, optional
         The world that made the log.
+    keep : list, optional
+        The requests are added to it as they are read.
     progress : callable, optional
         Called with the number of requests just scored.
 
@@ -190,7 +196,6 @@ def collect(
     """
     log = part.log
     last_stage = len(log.schema.stages) - 1
-    width = {"logit": len(log.schema.task_names), "score": 1, "order": 1}
     pieces: dict[str, list[npt.NDArray[Any]]] = {}
     scores: dict[str, list[Scores]] = {name: [] for name in scorers}
     lengths: list[npt.NDArray[np.int64]] = []
@@ -204,16 +209,15 @@ def collect(
         pieces.setdefault("shown", []).append((evidence.stage == last_stage).numpy())
         lengths.append(np.diff(columns.candidates.offsets))
         for name, scorer in scorers.items():
-            values = scorer(columns, log, evidence)
-            dropping = scorer.kind == "order"
-            check_scores(values, width[scorer.kind], name, columns, dropping=dropping)
-            scores[name].append(values)
+            scores[name].append(_scores(name, scorer, (columns, evidence), log))
         if ranker is not None:
             pieces.setdefault("ranker", []).append(_ranker_says(ranker, columns, log, evidence))
         if world is not None and raw_items is not None:
             request = np.repeat(columns.scalars["request_id"], lengths[-1])
             utility = world.utility(request, raw_items[evidence.item.numpy()])
             pieces.setdefault("utility", []).append(utility)
+        if keep is not None:
+            keep.append((columns, evidence))
         if progress is not None:
             progress(columns.num_requests)
     if not lengths:
@@ -226,6 +230,36 @@ def collect(
         kinds={name: scorer.kind for name, scorer in scorers.items()},
         **{name: np.concatenate(parts) for name, parts in pieces.items()},
     )
+
+
+def score_batches(
+    batches: Sequence[Batch],
+    scorers: Mapping[str, Scorer],
+    log: Log,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Scores]:
+    """Return the scores of requests that :func:`collect` kept.
+
+    Raises
+    ------
+    InputError
+        As :func:`collect`.
+    """
+    scores: dict[str, list[Scores]] = {name: [] for name in scorers}
+    for batch in batches:
+        for name, scorer in scorers.items():
+            scores[name].append(_scores(name, scorer, batch, log))
+        if progress is not None:
+            progress(batch[0].num_requests)
+    return {name: np.concatenate(parts) for name, parts in scores.items()}
+
+
+def _scores(name: str, scorer: Scorer, batch: Batch, log: Log) -> Scores:
+    columns, evidence = batch
+    values = scorer(columns, log, evidence)
+    width = len(log.schema.task_names) if scorer.kind == "logit" else 1
+    check_scores(values, width, name, columns, dropping=scorer.kind == "order")
+    return values
 
 
 def _ranker_says(

@@ -8,7 +8,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from prerank.evaluation.evaluate import Evaluation
+from prerank.evaluation.result import Evaluation
 from prerank.evaluation.statistics import Difference, Estimate
 
 __all__ = ["as_text", "cost_table", "difference_table", "metric_table", "shown_keys"]

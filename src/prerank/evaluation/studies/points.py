@@ -112,7 +112,7 @@ def measure_points(
     for name in every:
         measures, _ = measure(data, name, ks, seed, found)
         # Seeds tell the spread here, so no resamples are wanted.
-        values = {key: float(m.estimate(1, seed).value) for key, m in measures.items()}
+        values = {key: float(m.estimate(0, seed).value) for key, m in measures.items()}
         finite = {key: value for key, value in values.items() if math.isfinite(value)}
         points[name] = PointValues(finite, us.get(name))
     return points

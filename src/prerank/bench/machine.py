@@ -39,7 +39,7 @@ def describe_machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "flags": [flag for flag in _FLAGS if flag in flags],
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "pyarrow": pa.__version__,
         "prerank": prerank.__version__,

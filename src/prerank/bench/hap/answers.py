@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prerank.bench.hap.compare import OverSeeds, compare, over_seeds, summary
+from prerank.bench.hap.cuts import budgets, promises, routers
 from prerank.bench.hap.execute import read_result, read_scores
 from prerank.bench.hap.facts import Facts, cascade_order, places_of
 from prerank.bench.hap.gradients import gradients_of
@@ -75,8 +76,8 @@ def answers(study: Study, say: Tick) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``set``, ``lines``, ``differences`` by family, ``shares`` by combination, ``gradients``,
-        ``rates``, ``requests``, ``machine``.
+        ``set``, ``lines``, ``differences`` by family, ``shares`` by combination, ``routers``,
+        ``promises``, ``budgets``, ``gradients``, ``rates``, ``requests``, ``machine``.
     """
     parts = study.chosen.open(study.log)
     finished = study.finished()
@@ -112,6 +113,9 @@ def answers(study: Study, say: Tick) -> dict[str, Any]:
             for name, (first, second, is_next) in COMBINATIONS.items()
             if (found := _shares(name, finished, first, second, is_next, facts, lines, say))
         },
+        "routers": routers(finished, test),
+        "promises": promises(finished, facts),
+        "budgets": budgets(finished, facts),
         "gradients": gradients_of(finished),
         "machine": describe_machine(),
     }

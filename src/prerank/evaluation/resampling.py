@@ -117,6 +117,7 @@ class AUCStatistic:
         # A positive wins against negatives before its score, and half against its equals.
         self.below = np.searchsorted(score_N, score_P, side="left")
         self.through = np.searchsorted(score_N, score_P, side="right")
+        self._num_users = [distinct(c)[0].size for c in (self.cluster_P, self.cluster_N)]
 
     @property
     def work(self) -> int:
@@ -126,7 +127,7 @@ class AUCStatistic:
     def _work(self) -> tuple[int, bool]:
         """Return the work of a resample, and whether it is that of the quadratic form."""
         size = self.cluster_N.size + self.cluster_P.size
-        users_P, users_N = (np.unique(c).size for c in (self.cluster_P, self.cluster_N))
+        users_P, users_N = self._num_users
         form = users_P * users_N // 16 + self.num_clusters
         return (form, True) if form < size and users_P * users_N <= _BLOCK else (size, False)
 

@@ -15,6 +15,8 @@ from prerank.cli.tables import print_table
 __all__ = ["frontier", "run_frontier"]
 
 _KEYS = ("recall@10/T1", "ndcg@10/T1", "mrr/T1", "request_auc_macro/sources")
+# Agreement with the ranker, pair by pair, would take most of the time: prerank evaluate has it.
+_TRUTHS = ("T1", "T2", "T3", "T4", "T5", "macro")
 
 
 def frontier(
@@ -223,6 +225,7 @@ def _one_seed(part: Any, folder: Path, seed: int, asked: dict[str, Any]) -> dict
     import msgspec
     import numpy as np
 
+    from prerank.evaluation import TruthOptions
     from prerank.evaluation.studies.opened import open_part
     from prerank.evaluation.studies.points import Cut, measure_points
     from prerank.log.format.files import write_json
@@ -233,6 +236,7 @@ def _one_seed(part: Any, folder: Path, seed: int, asked: dict[str, Any]) -> dict
     models: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     opened: dict[str, int] = {}
+    cpu = time.process_time()
     for name in asked["recipes"]:
         recipe = load_recipe(name).replace({**asked["changes"], "fit.seed": seed})
         setup = recipe.build(log.schema, f"recipe {name}")
@@ -247,8 +251,11 @@ def _one_seed(part: Any, folder: Path, seed: int, asked: dict[str, Any]) -> dict
     cuts = [Cut(light, heavy, share) for share in asked["cuts"]]
     before = time.perf_counter()
     with track("scoring", part.num_requests) as progress:
-        points = measure_points(models, cuts, part, seed=seed, progress=progress)
+        points = measure_points(
+            models, cuts, part, seed=seed, truths=TruthOptions(groups=_TRUTHS), progress=progress
+        )
     seconds["evaluation"] = time.perf_counter() - before
+    seconds["of processor"] = time.process_time() - cpu
     lengths = np.concatenate([np.diff(c.candidates.offsets) for c in part.columns(1024)])
     sizes = {"requests": len(lengths), "candidates": int(lengths.sum())}
     sizes["candidates in the usual request"] = int(np.median(lengths))

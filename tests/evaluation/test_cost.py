@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from prerank.batch import Features, Inputs, RequestBatch
-from prerank.evaluation.cost import _Memory, count_parameters, measure_cost
+from prerank.evaluation.cost import _Matrices, _Memory, count_parameters, measure_cost
 from prerank.models import MLPPreranker, TwoTower
 from prerank.nn import MLP, FusedTables, HistoryPooling
 from prerank.schema import Schema
@@ -76,6 +77,24 @@ def test_flops_grow_with_the_head_as_its_matrices(
         flops[width] = measure_cost(model, inputs).flops_per_candidate
     # Each hidden unit more: 16 multiply-adds in, one out.
     assert flops[64] - flops[32] == 32 * 2 * 17
+
+
+def test_products_are_counted_as_torch_counts_them() -> None:
+    layer, x = torch.nn.Linear(8, 3), torch.randn(2, 3, 5, 8)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    calls: list[Callable[[], object]] = [
+        lambda: layer(x),
+        lambda: x @ x.mT,
+        lambda: torch.einsum("abcd,ebcd->aeb", x, x),
+        lambda: attention(x, x, x),
+    ]
+    for call in calls:
+        with torch.inference_mode():
+            with FlopCounterMode(display=False) as expected:
+                call()
+            with _Matrices() as found:
+                call()
+        assert found.flops == expected.get_total_flops() > 0
 
 
 class Watched(TwoTower):

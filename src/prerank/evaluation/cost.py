@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from prerank.batch import Inputs
 from prerank.models.base import Model
@@ -83,14 +83,14 @@ def measure_cost(model: Model, inputs: Inputs) -> Cost:
     alone = _history_only(inputs)
     pairs, device = inputs.pairs, inputs.request_of.device
     requests, items = model.request_state(alone), model.item_state(inputs.items)
-    with FlopCounterMode(display=False) as matrices, _Elementwise() as elements:
+    with _Matrices() as matrices, _Elementwise() as elements:
         model.score(requests, items, pairs)
     us_request = _median_us(lambda: model.request_state(alone), device)
     us_item = _median_us(lambda: model.item_state(inputs.items), device)
     us_score = _median_us(lambda: model.score(requests, items, pairs), device)
     with _Memory() as memory:
         model.score(model.request_state(alone), model.item_state(inputs.items), pairs)
-    flops = matrices.get_total_flops() + elements.flops
+    flops = matrices.flops + elements.flops
     dense, table = count_parameters(model)
     return Cost(
         us_per_request=us_request / inputs.num_requests,
@@ -128,7 +128,35 @@ def _history_only(inputs: Inputs) -> Inputs:
     )
 
 
-class _Elementwise(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Light(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that never meets torch's compiler, so that importing it can be spared: seconds."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Matrices(_Light):
+    """Counts products of matrices by torch's own formulas, compound operations by their parts."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func is not torch.ops.prim.device.default:
+            with self:
+                out = func.decompose(*args, **named)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **named)
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **named, out_val=out)
+        return out
+
+
+class _Elementwise(_Light):
     """Counts what torch's counter leaves out, and is all that a dot product of two towers does."""
 
     def __init__(self) -> None:
@@ -145,7 +173,7 @@ class _Elementwise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Memory(_Light):
     """Follows the bytes of the storages that calls allocate, and when they are freed."""
 
     def __init__(self) -> None:

@@ -77,7 +77,7 @@ def test_a_frontier_marks_what_is_efficient_and_names_every_point(points: Any) -
     ax = figure.axes[0]
     assert sorted(_texts(ax.texts)) == ["heavy", "light", "light -> 30 % heavy"]
     assert ax.get_xscale() == "log"
-    assert "sd over 3 seeds" in ax.get_xlabel()
+    assert "sd over 3 seeds" in figure.get_supxlabel()
     legend = _texts(ax.get_legend().get_texts())
     known = {"something cheaper is as good", "nothing cheaper is as good", "random: 0.0100"}
     assert set(legend) == known
@@ -110,11 +110,12 @@ def test_recall_against_share_is_sorted_and_has_its_references() -> None:
 
 
 def test_a_training_has_a_line_per_source_pair_and_panel(lines: Any) -> None:
-    axes = training_figure(lines, SOURCES).axes
+    figure = training_figure(lines, SOURCES)
+    axes = figure.axes
     titles = [ax.get_title(loc="left") for ax in axes]
     assert titles[:2] == ["contrast norm, dense weights", "negative-side norm, dense weights"]
     assert [ax.get_yscale() for ax in axes] == ["log"] * 4 + ["linear"] * 2
-    assert len(axes[4].get_legend().get_texts()) == 6
+    assert [len(legend.get_texts()) for legend in figure.legends] == [4, 6]
     smoothed = next(line for line in axes[5].lines if line.get_label() == "rank")
     assert smoothed.get_ydata() == pytest.approx(-smoothed.get_xdata() / 100)  # a straight line
     short = training_figure(lines[:3], SOURCES).axes[5].lines[1]
@@ -137,10 +138,11 @@ def test_a_snapshot_shows_ratios_to_the_easiest_source(lines: Any) -> None:
     found = summarise(
         [{k: v for k, v in line.items() if k not in ("step", "kind")} for line in tail]
     )
-    norms, angles, logits = snapshot_figure(msgspec.to_builtins(found)).axes
+    figure = snapshot_figure(msgspec.to_builtins(found))
+    norms, angles, logits = figure.axes
     assert norms.get_title(loc="left") == "gradient against 'random' (ratio)"
     assert _texts(norms.get_yticklabels()) == SOURCES[:-1]
-    assert _texts(norms.get_legend().get_texts())[:2] == ["per sample", "contrast, dense"]
+    assert _texts(figure.legends[0].get_texts())[:2] == ["per sample", "contrast, dense"]
     drawn = sorted(x for x, _ in _marks(norms))
     assert drawn[0] == pytest.approx(found.ratios["per_sample/prerank:random"].mean)
     cosine = np.asarray(angles.images[0].get_array())

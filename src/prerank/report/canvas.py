@@ -19,6 +19,7 @@ __all__ = [
     "INK",
     "MUTED",
     "Style",
+    "add_note",
     "add_title",
     "log_axis",
     "new_figure",
@@ -78,6 +79,11 @@ def new_figure(
 def add_title(ax: Any, text: str) -> None:
     """Write a title over the left edge of axes."""
     ax.set_title(text, loc="left", fontsize=_FONT + 0.5, color=INK)
+
+
+def add_note(figure: Figure, text: str) -> None:
+    """Write what must be known to read a figure below it."""
+    figure.supxlabel(text, fontsize=7.5, color=MUTED, x=0.01, ha="left")
 
 
 def log_axis(axis: Any) -> None:

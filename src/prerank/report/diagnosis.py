@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prerank.report.canvas import INK, MUTED, add_title, log_axis, new_figure, style_of
+from prerank.report.canvas import INK, add_note, add_title, log_axis, new_figure, style_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def training_figure(lines: Sequence[Mapping[str, Any]], sources: Sequence[str]) 
     >>> len(training_figure(lines, ["rank"]).axes)
     6
     """
-    figure, axes = new_figure(2, 3, width=11.5, height=6.4)
+    figure, axes = new_figure(2, 3, width=12.8, height=6.4)
     panels = {
         "norm/dense/contrast/": "contrast norm, dense weights",
         "norm/dense/negative/": "negative-side norm, dense weights",
@@ -61,10 +61,15 @@ def training_figure(lines: Sequence[Mapping[str, Any]], sources: Sequence[str]) 
     _lines(axes[5], lines, "logit/", [*sources, "positive"], "mean logit")
     for ax in axes[3:]:
         ax.set_xlabel("update")
-    for ax in (axes[0], axes[4], axes[5]):
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize=7.5, frameon=True, framealpha=0.85, edgecolor="none")
-    _footnote(figure, _CAVEAT)
+    places: Any = ((axes[5], "outside right upper"), (axes[4], "outside right lower"))
+    for (ax, place), title in zip(places, ("source", "pair of sources"), strict=True):
+        handles, labels = ax.get_legend_handles_labels()
+        if handles:
+            figure.legend(
+                handles, labels, title=title, loc=place, fontsize=8,
+                title_fontsize=8, frameon=False, alignment="left",
+            )  # fmt: skip
+    add_note(figure, _CAVEAT)
     return figure
 
 
@@ -115,7 +120,7 @@ def snapshot_figure(summary: Mapping[str, Any]) -> Figure:
     >>> [ax.get_title(loc="left") for ax in snapshot_figure(summary).axes][2]
     'mean logit'
     """
-    figure, (norms, angles, logits) = new_figure(1, 3, width=12.0, height=4.0)
+    figure, (norms, angles, logits) = new_figure(1, 3, width=12.0, height=4.2)
     sources = list(summary["sources"])
     _ratios(norms, summary["ratios"], sources)
     _cosines(angles, summary, sources)
@@ -123,7 +128,7 @@ def snapshot_figure(summary: Mapping[str, Any]) -> Figure:
     add_title(logits, "mean logit")
     logits.set_xlabel("score of the first task")
     text = f"Means over {summary['num_batches']} batches with 95 % intervals. {_CAVEAT}"
-    _footnote(figure, text)
+    add_note(figure, text)
     return figure
 
 
@@ -153,7 +158,10 @@ def _ratios(ax: Any, ratios: Mapping[str, Any], sources: Sequence[str]) -> None:
     log_axis(ax.xaxis)
     ax.set_xlabel("times as large (log scale)")
     if shown:
-        ax.legend(fontsize=7.5, frameon=True, framealpha=0.85, edgecolor="none")
+        handles, labels = ax.get_legend_handles_labels()
+        ax.figure.legend(
+            handles, labels, loc="outside upper left", ncols=len(shown), fontsize=8, frameon=False
+        )
 
 
 def _with_intervals(ax: Any, found: Sequence[tuple[float, Any]], **style: Any) -> None:
@@ -204,7 +212,3 @@ def _dots(ax: Any, names: Sequence[str], spread_of: Callable[[str], Any]) -> Non
             _with_intervals(ax, [(k, spread)], **style_of(name, names))
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
-
-
-def _footnote(figure: Figure, text: str) -> None:
-    figure.supxlabel(text, fontsize=7.5, color=MUTED, x=0.01, ha="left")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prerank.report.canvas import INK, MUTED, add_title, new_figure, save_figure, style_of
+from prerank.report.canvas import INK, MUTED, add_note, add_title, new_figure, save_figure, style_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def metric_figure(result: Mapping[str, Any], key: str) -> Figure:
     """
     found = {name: _value(run, key) for name, run in result["runs"].items()}
     rows = {name: value for name, value in found.items() if value is not None}
-    figure, (ax,) = new_figure(width=6.4, height=1.1 + 0.3 * max(len(rows), 2))
+    figure, (ax,) = new_figure(width=6.4, height=1.3 + 0.3 * max(len(rows), 2))
     for y, (name, (value, low, high)) in enumerate(rows.items()):
         is_baseline = name in _BASELINES
         color, marker = (MUTED, "o") if is_baseline else ("#0072B2", "s")
@@ -62,7 +62,8 @@ def metric_figure(result: Mapping[str, Any], key: str) -> Figure:
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.5, -0.5)
     add_title(ax, _title(result, key))
-    ax.set_xlabel(f"{key}.  {_BARS}")
+    ax.set_xlabel(key)
+    add_note(figure, _BARS)
     return figure
 
 
@@ -94,13 +95,14 @@ def source_figure(result: Mapping[str, Any], metric: str = "auc") -> Figure:
     # Runs list sources as the schema does, easiest first.
     sources = [key.removeprefix(prefix) for key in dict.fromkeys(every)][::-1]
     runs = [n for n, r in result["runs"].items() if any(_value(r, prefix + s) for s in sources)]
-    figure, (ax,) = new_figure(width=max(6.4, 1.6 * len(sources) + 2.6), height=4.0)
+    figure, (ax,) = new_figure(width=max(7.0, 1.6 * len(sources) + 2.6), height=4.2)
     _dodged(ax, result, runs, [f"{prefix}{source}" for source in sources])
     ax.axhline(0.5, color=INK, linewidth=0.8)
     ax.set_xticks(range(len(sources)), sources)
     ax.set_ylabel(metric)
     add_title(ax, _title(result, "engaged against the negatives of one source"))
-    ax.set_xlabel(f"source of the negatives, hardest first.  {_BARS}  Line: chance.")
+    ax.set_xlabel("source of the negatives, hardest first")
+    add_note(figure, f"{_BARS} Line: chance.")
     return figure
 
 
@@ -151,12 +153,13 @@ def recall_figure(result: Mapping[str, Any], truth: str = "T1") -> Figure | None
     runs = [n for n, r in result["runs"].items() if any(_value(r, key) for key in keys)]
     if not runs:
         return None
-    figure, (ax,) = new_figure(width=7.6, height=4.0)
+    figure, (ax,) = new_figure(width=7.6, height=4.2)
     _dodged(ax, result, runs, keys)
     ax.set_xticks(range(len(keys)), [f"{k} ({name})" for k, name in cuts.items()])
     ax.set_ylabel(f"recall of {truth}")
     add_title(ax, _title(result, f"recall of {truth} around the real quota"))
-    ax.set_xlabel(f"candidates kept.  {_BARS}")
+    ax.set_xlabel("candidates kept")
+    add_note(figure, _BARS)
     return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prerank.report.canvas import INK, MUTED, add_title, log_axis, new_figure, style_of
+from prerank.report.canvas import INK, MUTED, add_note, add_title, log_axis, new_figure, style_of
 from prerank.report.labels import place_labels
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ def frontier_figure(
         label = f"{name}: {value:.4f}"
         ax.axhline(value, color=MUTED, linewidth=1.1, linestyle=dashes, label=label, zorder=1)
     add_title(ax, f"{key}: quality against cost")
-    whiskers = f"  Whiskers: sd over {seeds} seeds." if seeds > 1 else ""
-    ax.set_xlabel(f"microseconds per request (log scale).{whiskers}")
+    ax.set_xlabel("microseconds per request (log scale)")
+    if seeds > 1:
+        add_note(figure, f"Whiskers: sd over {seeds} seeds.")
     ax.set_ylabel(f"{key} (mean)" if seeds > 1 else key)
     ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     marks = [(p["us"], p["mean"], p["sd"] or 0.0, p["name"]) for p in points]
@@ -133,7 +134,8 @@ def share_figure(
         ax.set_xticks(ticks, [f"{100 * s:g} %" for s in ticks])
         ax.minorticks_off()
     add_title(ax, f"{key} against the share forwarded")
-    ax.set_xlabel(f"candidates forwarded to the second model (log scale).  {note}")
+    ax.set_xlabel("candidates forwarded to the second model (log scale)")
+    add_note(figure, note)
     ax.set_ylabel(key)
     ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

@@ -86,8 +86,8 @@ class FitConfig(Config, frozen=True):
         Updates between lines of ``metrics.jsonl``.
     diagnose_every : int, optional
         Updates between diagnoses of gradients per source (:mod:`prerank.training.diagnosis`),
-        lines of ``metrics.jsonl`` with ``kind`` = ``diagnosis``. One costs a few updates; weights
-        come out the same.
+        lines of ``metrics.jsonl`` with ``kind`` = ``diagnosis``. One costs as much as 4 to 7
+        updates; weights come out the same.
     threads : int, optional
         CPU threads of torch; None leaves them as they are.
 

@@ -28,7 +28,12 @@ def diagnose_if_due(trainer: Trainer, batch: RequestBatch) -> float:
     diagnoses its share of the batch.
 
     Training goes on as if nothing had happened: weights, optimisers and random generators are not
-    touched. With four sources a diagnosis costs as much as 3 to 4 updates of a small model.
+    touched.
+
+    Cost, measured on one CPU core with four sources, 128 requests of 31 candidates, models of 28k,
+    176k and 615k dense weights: as much as 5 to 6.5 updates with GHCL (two backward passes per
+    source), 3.5 to 4 with BCE (one per source and one for the positives). Every 50 updates that is
+    10 to 13 % and 7 to 8 % of the training time; every 200, about 3 % and 2 %.
     """
     every, done = trainer.config.diagnose_every, trainer.state.step
     if every is None or done % every or distributed.rank() or not batch.num_candidates:

@@ -11,6 +11,7 @@ from prerank.cascade import Cascade, Maximum, Minimum, Reserves, Tier
 from prerank.errors import InputError
 from prerank.evaluation.cascades import CascadeScorer
 from prerank.evaluation.collect import collect
+from prerank.evaluation.runs import load_scorer
 
 DAY = 86_400_000
 
@@ -128,3 +129,21 @@ def test_the_oracle_forwards_what_came_furthest(flat: Any, runs: Any) -> None:
         assert kept[flat.clicked[raw]].all() or flat.clicked[raw].sum() > 8
         if flat.shown[raw].sum() <= 8:
             assert kept[flat.shown[raw]].all()
+
+
+def test_equal_transforms_are_applied_once(flat: Any, runs: Any, monkeypatch: Any) -> None:
+    loaded = load_scorer(runs.paths()[0])  # the same run from its folder: other objects
+    apart = CascadeScorer(Cascade(tiers(runs)))
+    alike = CascadeScorer(Cascade([Tier(runs.two_tower, 0.5), Tier(loaded)]))
+    assert apart._made_by == [0, 1]  # min_count and max_history differ
+    assert alike._made_by == [0, 0]
+    seen: list[Any] = []
+    rank = Cascade.rank
+    monkeypatch.setattr(
+        Cascade, "rank", lambda self, inputs, **o: (seen.append(inputs), rank(self, inputs, **o))[1]
+    )
+    scores = collect(flat.log["test"], {"c": alike}).scores["c"]
+    assert all(inputs[0] is inputs[1] for inputs in seen)
+    # The same model twice orders as it does alone.
+    alone = CascadeScorer(Cascade([Tier(runs.two_tower)]))
+    np.testing.assert_array_equal(collect(flat.log["test"], {"c": alone}).scores["c"], scores)

@@ -28,17 +28,18 @@ class Groups:
 
     Parameters
     ----------
-    order : Tensor ``[I]`` int64
-        Candidates group by group, within a group the best first.
-    start, stop : Tensor ``[I]`` int64
-        Where the group of each candidate begins and ends in ``order``.
+    order, place : Tensor ``[I]`` int64
+        Candidates group by group, within a group the best first; and where each stands there.
+    start, last : Tensor ``[I]`` int64
+        Where the group of the candidate at each place of ``order`` begins, and its last place.
     limited : Tensor ``[I]`` bool
         Whether the candidate has a group.
     """
 
     order: Tensor
+    place: Tensor
     start: Tensor
-    stop: Tensor
+    last: Tensor
     limited: Tensor
 
     @classmethod
@@ -49,44 +50,59 @@ class Groups:
         --------
         >>> groups = Groups.of(torch.tensor([7, 3, 7]), torch.tensor([0, 3]))
         >>> groups.before(torch.tensor([True, True, True]))
-        tensor([0, 0, 1])
+        tensor([0, 0, 1], dtype=torch.int32)
         """
         num = code.numel()
         order = sort_within(code, offsets)
-        request, sorted_code = segment_ids(offsets, num), code[order]
+        sorted_code = code.index_select(0, order)
         begins = torch.ones(num, dtype=torch.bool, device=code.device)
-        if num:
-            begins[1:] = (sorted_code.diff() != 0) | (request.diff() != 0)
+        begins[1:] = sorted_code[1:] != sorted_code[:-1]
+        begins[offsets[:-1][offsets[:-1] < num]] = True
         starts = begins.nonzero().squeeze(1)
-        which = begins.cumsum(0) - 1
-        ends = torch.cat([starts[1:], starts.new_tensor([num])]) if num else starts
-        start, stop = torch.empty_like(code), torch.empty_like(code)
-        start[order], stop[order] = starts[which], ends[which]
-        return cls(order, start, stop, code >= 0)
+        lengths = torch.cat([starts[1:], starts.new_full((1,), num)]) - starts if num else starts
+        start = torch.repeat_interleave(starts, lengths, output_size=num)
+        last = torch.repeat_interleave(starts + lengths - 1, lengths, output_size=num)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(num, device=code.device)
+        return cls(order, place, start, last, code >= 0)
+
+    @classmethod
+    def whole(cls, offsets: Tensor) -> Groups:
+        """Make one group of each request."""
+        num = int(offsets[-1])
+        request = segment_ids(offsets, num)
+        place = torch.arange(num, device=offsets.device)
+        start, last = offsets[:-1][request], offsets[1:][request] - 1
+        return cls(place, place, start, last, torch.ones_like(place, dtype=torch.bool))
 
     @property
     def is_first(self) -> Tensor:
         """Whether a candidate ``[I]`` is the first of its group."""
-        first = torch.zeros_like(self.limited)
-        first[self.order[self.start]] = True
-        return first & self.limited
+        return self.limited & (self.start.index_select(0, self.place) == self.place)
 
     def before(self, chosen: Tensor) -> Tensor:
-        """Return how many chosen ones ``[I]`` bool of its group stand before each candidate."""
-        running = self._running(chosen)
-        place = torch.empty_like(self.order)
-        place[self.order] = torch.arange(place.numel(), device=place.device)
-        return running[place] - running[self.start]
+        """Return how many chosen ones of its group stand before each candidate.
+
+        Parameters
+        ----------
+        chosen : Tensor ``[..., I]`` bool
+            One or more choices at once.
+
+        Returns
+        -------
+        Tensor ``[..., I]`` int32
+        """
+        mine = chosen.index_select(-1, self.order).int()
+        above = mine.cumsum(-1, dtype=torch.int32) - mine
+        above = above - above.index_select(-1, self.start)
+        return above.index_select(-1, self.place)
 
     def count(self, chosen: Tensor) -> Tensor:
         """Return how many of its group are chosen, for each candidate ``[I]``."""
-        running = self._running(chosen)
-        return running[self.stop] - running[self.start]
-
-    def _running(self, chosen: Tensor) -> Tensor:
-        running = torch.zeros(chosen.numel() + 1, dtype=torch.int64, device=chosen.device)
-        torch.cumsum(chosen[self.order], dim=0, out=running[1:])
-        return running
+        mine = chosen.index_select(0, self.order)
+        through = mine.cumsum(0)
+        above = (through - mine.long()).index_select(0, self.start)
+        return (through.index_select(0, self.last) - above).index_select(0, self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +136,11 @@ def admit(wanted: Tensor, limits: Sequence[Limit]) -> Tensor:
     """
     taken, undecided = torch.zeros_like(wanted), wanted
     while bool(undecided.any()):
-        fits, full = undecided, torch.zeros_like(wanted)
+        # The most and the least that can have been taken before each candidate.
+        most_least = torch.stack([taken | undecided, taken])
+        fits = undecided.expand(2, -1)
         for limit in limits:
-            free = ~limit.groups.limited
-            fits = fits & (free | (limit.groups.before(taken | undecided) < limit.room))
-            full = full | ~(free | (limit.groups.before(taken) < limit.room))
-        taken, undecided = taken | fits, undecided & ~(fits | full)
+            room = limit.groups.before(most_least) < limit.room
+            fits = fits & (room | ~limit.groups.limited)
+        taken, undecided = taken | fits[0], fits[1] & ~fits[0]
     return taken

@@ -19,17 +19,17 @@ Shapes: ``R`` requests, ``I`` candidates, ``F`` candidates forwarded to a tier.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from prerank.batch import Inputs, Scores
+from prerank.batch import Inputs
 from prerank.cascade.ladder import Ladder, sort_within
 from prerank.cascade.reserves import Moves, Reserves, group_codes
 from prerank.cascade.routers import Facts
+from prerank.cascade.states import States
 from prerank.cascade.tier import Tier
 from prerank.errors import InputError
 from prerank.jagged import lengths_to_offsets, segment_max
@@ -131,7 +131,9 @@ class Cascade:
         Parameters
         ----------
         inputs : sequence of Inputs
-            The same requests for each tier, made by its model's own transforms.
+            The same requests for each tier, made by its model's own transforms. Give one object
+            to tiers of equal transforms: only then can a model that is built over an earlier one
+            (:class:`prerank.models.base.OverTrunk`) start from its states.
         tie : Tensor ``[I]``, optional
             Among candidates that a tier values equally, lower comes first. Default: the order in
             which they come, which suits serving; for evaluation it would reward a model that
@@ -156,7 +158,7 @@ class Cascade:
         """
         if len(inputs) != len(self.tiers):
             raise InputError(f"cascade: {len(self.tiers)} tiers got {len(inputs)} inputs")
-        first = inputs[0]
+        first, states = inputs[0], States(self.models, inputs)
         num_candidates = first.offsets.diff()
         device = first.request_of.device
         position = torch.empty_like(first.request_of)
@@ -166,8 +168,8 @@ class Cascade:
         # Places that the tier fills, in rising order within each request.
         slots = chosen - first.offsets[first.request_of]
         offsets = first.offsets
-        for index, (tier, view) in enumerate(zip(self.tiers, inputs, strict=True)):
-            scores = _score(tier.model, view, chosen)
+        for index, tier in enumerate(self.tiers):
+            scores = states.score(index, chosen)
             value = tier.order_value(scores)
             if not value.isfinite().all():
                 raise InputError(
@@ -219,7 +221,8 @@ class Cascade:
         moves: dict[str, Moves] = {}
         if self.reserves is not None:
             codes = group_codes(self.reserves, inputs, self.tiers[0].model.schema, groups)
-            codes = {name: code[sequence] for name, code in codes.items()}
+            moved = {id(code): code[sequence] for code in codes.values()}
+            codes = {name: moved[id(code)] for name, code in codes.items()}
             arranged = self.reserves.apply(offsets, codes, alive)
             sequence, alive, moves = sequence[arranged.order], arranged.alive, arranged.moves
         if not alive.all():
@@ -230,18 +233,6 @@ class Cascade:
         position = torch.empty_like(position)
         position[sequence] = torch.where(alive, place, -1)
         return Order(position, deepest, moves)
-
-
-def _score(model: Model, inputs: Inputs, candidates: Tensor) -> Scores:
-    """Score candidates ``[F]``, given in ascending order, computing only the items they need."""
-    if candidates.numel() == inputs.num_candidates:
-        scores: Scores = model(inputs)
-        return scores
-    pairs = inputs.pairs.select(candidates)
-    items, item_of = torch.unique(pairs.item_of, return_inverse=True)
-    item_state = model.item_state(inputs.items.select(items))
-    pairs = dataclasses.replace(pairs, item_of=item_of)
-    return model.score(model.request_state(inputs), item_state, pairs)
 
 
 def _descending(value: Tensor, offsets: Tensor, tie: Tensor | None) -> Tensor:

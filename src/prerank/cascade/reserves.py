@@ -213,8 +213,10 @@ class Reserves(Config, frozen=True):
         num_requests = offsets.numel() - 1
         request = segment_ids(offsets, alive.numel())
         place = torch.arange(alive.numel(), device=alive.device) - offsets[request]
-        groups = {key: Groups.of(code, offsets) for key, code in codes.items()}
-        whole = Groups.of(torch.zeros_like(place), offsets)
+        # A minimum and a maximum of one group share its tensor, so they share its sort.
+        sorted_once = {id(code): Groups.of(code, offsets) for code in codes.values()}
+        groups = {key: sorted_once[id(code)] for key, code in codes.items()}
+        whole = Groups.whole(offsets)
         caps = [(groups[rule.key], rule.at_most) for rule in self.maximum]
         reserved = torch.zeros_like(alive)
         quota = [(whole, self.quota)]
@@ -279,8 +281,11 @@ def group_codes(
         A group that nobody gave and that is no categorical feature; of the wrong length.
     """
     found: dict[str, Tensor] = {}
+    whole: dict[str, Tensor] = {}
     for rule in reserves.rules:
-        code = _codes_of(rule.of, inputs, schema, groups)
+        if rule.of not in whole:
+            whole[rule.of] = _codes_of(rule.of, inputs, schema, groups)
+        code = whole[rule.of]
         if code.shape != inputs.request_of.shape:
             raise InputError(
                 f"reserves: '{rule.of}' has {code.numel()} values for "

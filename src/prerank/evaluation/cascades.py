@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from prerank import metrics
-from prerank.batch import Evidence
+from prerank.batch import Evidence, Inputs
 from prerank.cascade import Cascade, Facts, Moves, Order, Reserves
 from prerank.errors import InputError
 from prerank.evaluation.collect import Kind, ModelScorer, Scores
-from prerank.log import Columns, Log
+from prerank.log import Columns, Log, Transforms
 from prerank.rng import hash64, stream
 from prerank.schema import Schema
 
@@ -54,6 +54,12 @@ class CascadeScorer:
         self.num_requests = 0
         self.num_scored = [0] * len(cascade.tiers)
         self.moves: dict[str, tuple[int, int, int]] = {}
+        transforms = [scorer.transforms for scorer in self.scorers]
+        # Equal transforms make equal inputs: once is enough, and states can be passed on.
+        self._made_by = [
+            next(k for k, other in enumerate(transforms) if _same(other, mine))
+            for mine in transforms
+        ]
         self._routers = {tier.router for tier in cascade.tiers if tier.forward is not None}
 
     def __call__(self, columns: Columns, log: Log, evidence: Evidence) -> Scores:
@@ -64,7 +70,11 @@ class CascadeScorer:
 
     def order(self, columns: Columns, log: Log, evidence: Evidence) -> Order:
         """Return the order of a batch."""
-        inputs = [s.transforms.batch(columns, log).inputs.to(self.device) for s in self.scorers]
+        inputs: list[Inputs] = []
+        for k, scorer in enumerate(self.scorers):
+            own = self._made_by[k] == k
+            made = scorer.transforms.batch(columns, log).inputs.to(self.device) if own else None
+            inputs.append(inputs[self._made_by[k]] if made is None else made)
         offsets = columns.candidates.offsets
         num_candidates = int(offsets[-1])
         sequence = metrics.top_order(
@@ -155,6 +165,20 @@ def groups_of(
             < reserves.new_days * _DAY_MS
         )
     return found
+
+
+def _same(a: Transforms, b: Transforms) -> bool:
+    """Say whether two transforms make the same inputs of every batch."""
+    if a is b:
+        return True
+    plain = ("schema", "dense", "min_count", "max_history")
+    return (
+        all(getattr(a, name) == getattr(b, name) for name in plain)
+        and a.rows.keys() == b.rows.keys()
+        and all(np.array_equal(a.rows[name], b.rows[name]) for name in a.rows)
+        and {n: v.digest() for n, v in a.vocabularies.items()}
+        == {n: v.digest() for n, v in b.vocabularies.items()}
+    )
 
 
 def _first_seen(log: Log) -> npt.NDArray[np.int64]:

@@ -70,7 +70,7 @@ def _report(tmp_path: Path, rank: int, name: str = "spec") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("size", "model", "change"),
     [
-        (2, "two_tower", {}),
+        (2, "two_tower", {"diagnose_every": 7}),  # by one process alone: the others must not wait
         pytest.param(
             3,
             "mlp",

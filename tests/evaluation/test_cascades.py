@@ -9,6 +9,7 @@ import pytest
 
 from prerank.cascade import Cascade, Maximum, Minimum, Reserves, Tier
 from prerank.errors import InputError
+from prerank.evaluation import evaluate
 from prerank.evaluation.cascades import CascadeScorer
 from prerank.evaluation.collect import collect
 from prerank.evaluation.runs import load_scorer
@@ -58,6 +59,13 @@ def test_channels_are_capped_and_reserved_by_name(flat: Any, runs: Any) -> None:
             assert found["fresh"] >= 1
     assert moved > 0
     assert capped > 0
+    options: Any = {"baselines": (), "num_resamples": 2, "ks": (3,), "cost": False}
+    result = evaluate({"c": Cascade(tiers(runs), rules)}, flat.log["test"], **options)
+    lengths = np.diff(flat.offsets)[flat.world.splits()["test"]]
+    report = result.to_json()["runs"]["c"]["tiers"]
+    assert report["scored"] == [lengths.mean(), np.ceil(lengths * 0.5).mean()]
+    assert list(report["reserves"]) == ["all", "minimum:channel=fresh", "maximum:channel"]
+    assert report["reserves"]["all"]["promoted"] == moved / len(lengths)
     assert scorer.moves["all"][:2] == (moved, moved)
 
 

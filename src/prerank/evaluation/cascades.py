@@ -18,6 +18,7 @@ from prerank.batch import Evidence, Inputs
 from prerank.cascade import Cascade, Facts, Moves, Order, Reserves
 from prerank.errors import InputError
 from prerank.evaluation.collect import Kind, ModelScorer, Scores
+from prerank.evaluation.result import TierReport
 from prerank.log import Columns, Log, Transforms
 from prerank.rng import hash64, stream
 from prerank.schema import Schema
@@ -95,6 +96,18 @@ class CascadeScorer:
         )
         self._add(order, len(offsets) - 1)
         return order
+
+    def report(self) -> TierReport:
+        """Return what the tiers and reserves did, per request."""
+        num = max(1, self.num_requests)
+        names = ("promoted", "demoted", "unmet")
+        return TierReport(
+            scored=tuple(n / num for n in self.num_scored),
+            reserves={
+                rule: {name: n / num for name, n in zip(names, moves, strict=True)}
+                for rule, moves in self.moves.items()
+            },
+        )
 
     def _facts(self, columns: Columns, evidence: Evidence) -> Facts:
         """Return what the routers of an ablation need: draws, and how far a candidate came."""

@@ -156,9 +156,13 @@ class Prepared:
             timed = (
                 _cost(scorers[name], self.part, self.device) if cost and name in scorers else None
             )
-            units = units_of(measures[name], data.user, data.row) if per_request else {}
+            scorer = scorers.get(name)
             runs[name] = RunResult(
-                metrics=estimates[name], cost=timed, skipped=skipped[name], units=units
+                metrics=estimates[name],
+                cost=timed,
+                skipped=skipped[name],
+                tiers=scorer.report() if isinstance(scorer, CascadeScorer) else None,
+                units=units_of(measures[name], data.user, data.row) if per_request else {},
             )
         return Evaluation(
             runs=runs,

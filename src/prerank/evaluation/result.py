@@ -12,7 +12,22 @@ from prerank.evaluation.cost import Cost
 from prerank.evaluation.statistics import Difference, Estimate
 from prerank.evaluation.units import Units
 
-__all__ = ["Evaluation", "RunResult"]
+__all__ = ["Evaluation", "RunResult", "TierReport"]
+
+
+class TierReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cascade did beside ordering.
+
+    Parameters
+    ----------
+    scored : tuple of float
+        Candidates per request that each tier scored, on average.
+    reserves : dict of rule to dict of str to float
+        ``promoted``, ``demoted``, ``unmet`` per request, see :class:`prerank.cascade.Moves`.
+    """
+
+    scored: tuple[float, ...]
+    reserves: dict[str, dict[str, float]] = {}
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +37,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     metrics, cost, skipped
         By key; None where it is no model or was not timed; reason by key.
+    tiers : TierReport, optional
+        Of a cascade.
     units : dict of str to Units
         What the means are made of, where that was asked for; not part of the JSON.
     """
@@ -29,6 +46,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Estimate]
     cost: Cost | None
     skipped: dict[str, str]
+    tiers: TierReport | None = None
     units: dict[str, Units] = {}
 
     def per_request(self, key: str) -> Units:
@@ -90,6 +108,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         values: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(self, runs=runs))
         for run in values["runs"].values():
             del run["units"]
+            if run["tiers"] is None:  # no cascade
+                del run["tiers"]
         plain: dict[str, Any] = _without_nan(values)
         return plain
 

@@ -15,7 +15,7 @@ from prerank.world import World
 Cli = Callable[..., Any]
 
 SIZE = ("--requests", 300, "--seed", 3)
-RUNS = ("two_tower", "mlp", "cascade")
+RUNS = ("light_mixed", "light", "expressive", "cascade")
 
 
 def metrics(found: dict[str, Any]) -> dict[str, Any]:
@@ -35,13 +35,16 @@ def test_it_makes_a_log_two_runs_and_a_cascade(demo: tuple[Path, Any]) -> None:
     found = result.json
     assert found["out"] == str(out)
     assert (found["log"], found["part"], found["seed"]) == (str(out / "log"), "test", 3)
-    assert tuple(found["runs"])[:3] == RUNS
-    for name in RUNS[:2]:
+    assert tuple(found["runs"])[:4] == RUNS
+    for name in RUNS[:3]:
         run = read_run(out / "runs" / name)
         assert (run.status, run.fit["seed"]) == ("complete", 3)
     assert World.open(out / "log").config.seed == 3
     lines = result.err.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["1/3", "2/3", "2/3", "3/3"]
+    steps = ["1/4", "2/4", "2/4", "2/4", "3/4", "4/4"]
+    assert [line.split()[0] for line in lines[:6]] == steps
+    assert set(found["gradients"]) == {"light_mixed", "light"}
+    assert "norm/dense/negative/exposed:random" in found["gradients"]["light"]["ratios"]
     assert lines[0].endswith("(synthetic world, seed 3)")
 
 
@@ -65,7 +68,11 @@ def test_what_it_tells_people_to_do_next_works_when_copied(
     assert "simulated world" in result.err
     at = result.err.index("next: ")
     commands = [shlex.split(line.removeprefix("next:")) for line in result.err[at:].splitlines()]
-    assert [command[:2] for command in commands] == [["prerank", "evaluate"], ["prerank", "data"]]
+    assert [command[:2] for command in commands] == [
+        ["prerank", "evaluate"],
+        ["prerank", "diagnose"],
+        ["prerank", "data"],
+    ]
     for command in commands:
         done = cli(*command[1:])
         assert done.status == 0, done.err
@@ -103,13 +110,13 @@ def test_killed_in_the_middle_of_training_it_goes_on_to_the_same_numbers(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "demo"
-    first_epoch = out / "runs" / "two_tower" / "checkpoints" / "step-00000008.json"
+    first_epoch = out / "runs" / "light_mixed" / "checkpoints" / "step-00000004.json"
     with start_cli(["demo", "--out", out, *SIZE]) as process:
         while not first_epoch.exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.002)
         process.kill()
-    assert not (out / "runs" / "mlp" / "model.safetensors").exists()
+    assert not (out / "runs" / "expressive" / "model.safetensors").exists()
     result = cli("demo", "--out", out, *SIZE, "--json")
     assert result.status == 0, result.err
     assert "the simulated log is there already" in result.err

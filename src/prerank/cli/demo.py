@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,14 +18,24 @@ from prerank.cli.output import (
     suggest,
     track,
 )
+from prerank.cli.tables import print_table
 
 if TYPE_CHECKING:
+    from prerank.training.diagnosis.summary import Spread, Summary
     from prerank.world import WorldConfig
 
 __all__ = ["demo"]
 
-_RECIPES = ("two_tower", "mlp")
+_LIGHT, _MIXED, _EXPRESSIVE = "light", "light_mixed", "expressive"
+_RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    _MIXED: ("hap_light", {"objective.grouping": "mixed"}),
+    _LIGHT: ("hap_light", {}),
+    _EXPRESSIVE: ("hap_expressive", {"objective.sources": None}),
+}
+"""Name of a run: its recipe, and what the demo changes."""
 _FORWARD = 0.3
+_EPOCHS = 2
+_POOL = 50
 
 
 def demo(
@@ -40,45 +51,88 @@ def demo(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate a log, train two pre-rankers, evaluate them.
+    """Simulate a cascade, train by source, look at the conflict, cascade.
 
-    A second run with the same folder and values goes on where the first one stopped.
+    A light model with one loss over all sources of negatives, the same with one loss path per
+    source, an expressive one for what the light one forwards. A second run with the same folder
+    and values goes on where the first one stopped.
 
     Example: prerank demo --out demo-out
     """
+    from msgspec import to_builtins
+
     from prerank.evaluation import evaluate
     from prerank.evaluation.runs import TierFile, load_runs, save_cascade
     from prerank.log import open_log
     from prerank.recipes import load_recipe
+    from prerank.training.diagnosis.run import diagnose_run
     from prerank.world import WorldConfig
 
     check_device(device)
     log_path, runs = out / "log", out / "runs"
-    _make_log(log_path, WorldConfig(seed=seed, num_requests=requests))
+    # A score of retrieval would tell random negatives, which no retrieval found, from the others.
+    world = WorldConfig(seed=seed, num_requests=requests, num_pool=_POOL, retrieval_score=False)
+    _make_log(log_path, world)
     log = open_log(log_path)
-    for number, name in enumerate(_RECIPES, start=1):
-        say(f"2/3 training {name} ({number} of {len(_RECIPES)})")
-        recipe = load_recipe(name).replace({"fit.seed": seed})
-        setup = recipe.build(log.schema, f"recipe {name}")
+    for number, (name, (recipe_name, changes)) in enumerate(_RUNS.items(), start=1):
+        say(f"2/4 training {name} ({number} of {len(_RUNS)})")
+        values = {**changes, "fit.seed": seed, "fit.epochs": _EPOCHS, "fit.eval_metric": "auc"}
+        setup = load_recipe(recipe_name).replace(values).build(log.schema, f"recipe {recipe_name}")
         setup.fit(log["train"], valid=log["valid"], out=runs / name, device=device)
-    light, strong = _RECIPES
-    tiers = [TierFile(f"../{light}", forward=_FORWARD), TierFile(f"../{strong}")]
+    tiers = [TierFile(f"../{_LIGHT}", forward=_FORWARD), TierFile(f"../{_EXPRESSIVE}")]
     save_cascade(runs / "cascade", tiers)
-    folders = [runs / name for name in (*_RECIPES, "cascade")]
+    say("3/4 gradients of each source of negatives, mixed loss and one loss path per source")
+    conflict = {
+        name: diagnose_run(runs / name, log["valid"], num_batches=8, device=device).summary
+        for name in (_MIXED, _LIGHT)
+    }
+    folders = [runs / name for name in (*_RUNS, "cascade")]
     part = log["test"]
-    say(f"3/3 evaluating on the last day ({part.num_requests:,} requests)")
+    say(f"4/4 evaluating on the last day ({part.num_requests:,} requests)")
     with track("scoring", part.num_requests) as progress:
         result = evaluate(
             load_runs(folders, part), part, seed=seed, device=device, progress=progress
         )
     if as_json:
-        print_json({**result.to_json(), "out": str(out)})
+        gradients = {name: to_builtins(found) for name, found in conflict.items()}
+        print_json({**result.to_json(), "gradients": gradients, "out": str(out)})
         return
     print_evaluation(result, "recall@10/T1")
-    say(f"cascade: {light} scores all candidates and forwards {_FORWARD:.0%} of them to {strong}")
+    _print_conflict(conflict)
+    say(f"cascade: {_LIGHT} scores all and forwards {_FORWARD:.0%} of them to {_EXPRESSIVE}")
     say("All numbers are from a simulated world; nothing here is a claim about real users.")
+    say("Which of HAP's claims hold, with controls and on real data: docs/hap-study.md")
     typer.echo(f"log: {log_path}   runs: {runs}")
-    suggest(("evaluate", *folders, "--log", log_path), ("data", "check", log_path))
+    suggest(
+        ("evaluate", *folders, "--log", log_path),
+        ("diagnose", runs / _LIGHT, "--log", log_path),
+        ("data", "check", log_path),
+    )
+
+
+def _print_conflict(conflict: Mapping[str, Summary]) -> None:
+    """Print what each source does to the gradient under either loss."""
+    from rich.table import Table
+
+    table = Table(title="gradient by source of negatives: mixed loss | one loss path per source")
+    table.add_column("source")
+    for name in ("negatives a batch", "share of the gradient on scores", "norm over random's"):
+        table.add_column(name, justify="right")
+    either = tuple(conflict.values())
+    for source in either[-1].sources:
+        shares = [_number(found.values.get(f"mass/{source}"), "{:.0%}") for found in either]
+        norms = [
+            _number(found.ratios.get(f"norm/dense/negative/{source}:random"), "{:.1f}x")
+            for found in either
+        ]
+        count = _number(either[0].values.get(f"negatives/{source}"), "{:,.0f}")
+        table.add_row(source, count, " | ".join(shares), " | ".join(norms))
+    print_table(table)
+    say("norm: of the negatives' own gradient on dense weights, at the end of training")
+
+
+def _number(found: Spread | None, form: str) -> str:
+    return "-" if found is None else form.format(found.mean)
 
 
 def _make_log(path: Path, config: WorldConfig) -> None:
@@ -90,7 +144,7 @@ def _make_log(path: Path, config: WorldConfig) -> None:
 
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         num = config.num_requests
-        say(f"1/3 simulating {num:,} requests of a cascade (synthetic world, seed {config.seed})")
+        say(f"1/4 simulating {num:,} requests of a cascade (synthetic world, seed {config.seed})")
         with track("simulating", num) as progress:
             write_world(path, config, progress=progress)
         return
@@ -103,4 +157,4 @@ def _make_log(path: Path, config: WorldConfig) -> None:
             f"{path}: made with other values ({'; '.join(differing)}); give the same ones, or "
             "another --out"
         )
-    say(f"1/3 {path}: the simulated log is there already")
+    say(f"1/4 {path}: the simulated log is there already")

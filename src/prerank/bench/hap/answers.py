@@ -57,7 +57,13 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
         ("ghcl@flooded", "mixed_both@flooded"),
         ("grouped_nce@tau0.3", "mixed_nce@tau0.3"),
     ),
-    "H3": (("heavy", "ghcl"), ("medium", "ghcl"), ("heavy_hard", "ghcl"), ("heavy_hard", "heavy")),
+    "H3": (
+        ("heavy", "ghcl"),
+        ("medium", "ghcl"),
+        ("heavy_hard", "ghcl"),
+        ("heavy_hard", "heavy"),
+        ("heavy_history", "heavy"),
+    ),
     "H6a": (("harmonised", "ghcl"), ("harmonised_nce", "grouped_nce")),
 }
 """Families of comparisons; Holm within each on each data set."""

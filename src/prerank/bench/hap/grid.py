@@ -19,12 +19,10 @@ __all__ = ["LINES", "RATES", "Job", "Line", "final_jobs", "lines_of", "tuning_jo
 
 Size = Literal["light", "medium", "heavy"]
 HARD = ("exposed", "rank")
-RATES: dict[Size, tuple[float, ...]] = {
-    "light": (1e-3, 3e-3, 1e-2, 3e-2),
-    "medium": (1e-3, 3e-3, 1e-2, 3e-2),
-    "heavy": (5e-4, 1.5e-3, 5e-3, 1.5e-2),
-}
-"""Learning rates tried, of dense part and tables alike (both by Adam)."""
+RATES: dict[Size, tuple[float, ...]] = dict.fromkeys(
+    ("light", "medium", "heavy"), (3e-4, 1e-3, 3e-3, 1e-2)
+)
+"""Learning rates tried, of the dense part; that of the tables is a fixed multiple."""
 
 
 class Line(Config, frozen=True):
@@ -48,6 +46,8 @@ class Line(Config, frozen=True):
         Line whose learning rate it takes; None: tuned itself.
     seeds : int
         How many.
+    attention : {"tokens", "history"}
+        What the heavy model's attention reads.
     shared : bool
         Whether it is built over the trained light model of ``rate_of``'s seed.
     only : tuple of str
@@ -63,6 +63,7 @@ class Line(Config, frozen=True):
     sampling: dict[str, Any] = msgspec.field(default_factory=dict)
     rate_of: str | None = None
     seeds: int = 5
+    attention: str = "tokens"
     shared: bool = False
     only: tuple[str, ...] = ()
 
@@ -178,7 +179,7 @@ _FIRST = (
         what="mixed BCE, focal",
         loss=_mixed(0, 1, focal=2.0),
         rate_of="mixed_bce",
-        seeds=3,
+        seeds=2,
         only=_WORLD,
     ),
     Line(
@@ -204,7 +205,7 @@ _FIRST = (
         what="medium model, all sources",
         size="medium",
         loss=_grouped(1, 1),
-        seeds=3,
+        seeds=2,
         rate_of="ghcl",
     ),
     Line(
@@ -219,6 +220,16 @@ _FIRST = (
         size="heavy",
         sources=HARD,
         loss=_grouped(1, 1),
+    ),
+    Line(
+        name="heavy_history",
+        what="expressive model whose attention reads the history, all sources",
+        size="heavy",
+        loss=_grouped(1, 1),
+        attention="history",
+        rate_of="heavy",
+        seeds=2,
+        only=("world", "ml1m"),
     ),
     Line(
         name="heavy_nce",

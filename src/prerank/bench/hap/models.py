@@ -39,6 +39,7 @@ def build_model(line: Line, schema: Schema, trunk: Model | None = None) -> Model
     if line.size == "medium":
         return msgspec.structs.replace(light, **_MEDIUM).build(schema)
     heavy = msgspec.structs.replace(HAPExpressive.Config.preset("study"), tables=_TABLES)
+    heavy = msgspec.structs.replace(heavy, attention=line.attention)
     if trunk is not None:
         assert isinstance(trunk, HAPLight)
         return HAPExpressive.over(trunk, heavy)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prerank.cascade import Cascade, Maximum, Minimum, Reserves, Tier
+from prerank.cascade.reserves import group_codes
 from prerank.errors import InputError
 
 CODES = st.integers(-1, 2)
@@ -284,3 +285,25 @@ def test_impossible_rules_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             Reserves(**values)
+
+
+def test_groups_come_from_categorical_features(
+    schemas: dict[str, Any], make_batch: Any, planted: Any
+) -> None:
+    schema = schemas["rich"]
+    inputs = make_batch(schema, num_requests=6, max_candidates=9, seed=3).inputs
+    found = 0
+    for owner, features in (("item", inputs.items), ("candidate", inputs.candidate)):
+        for column, feature in enumerate(schema.of(owner, "categorical")):
+            rows = features.categorical[:, column]
+            rows = rows[inputs.item_of] if owner == "item" else rows
+            rule = Reserves(quota=3, maximum=(Maximum(of=f"{owner}.{feature.name}", at_most=1),))
+            (codes,) = group_codes(rule, inputs, schema, {}).values()
+            # Rows 0 and 1, missing and unknown, are no group.
+            assert codes.tolist() == [r if r > 1 else -1 for r in rows.tolist()]
+            found += 1
+    assert found >= 2
+    given_first = {"item.item": torch.ones(inputs.num_candidates, dtype=torch.bool)}
+    rule = Reserves(quota=3, maximum=(Maximum(of="item.item", at_most=1),))
+    (codes,) = group_codes(rule, inputs, schema, given_first).values()
+    assert not codes.any()

@@ -47,8 +47,8 @@ def routed(
 ) -> Floats:
     """Return scores whose order is that of a cascade with a router.
 
-    What goes on comes first, in the order of the second model; with ``margin`` it fills its own
-    places instead, so what is clearly above the cut stays above.
+    With ``score`` and ``oracle`` what goes on comes first, in the order of the second model; with
+    the others it is re-ordered within its own places, as a cascade does.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def routed(
     chosen = first_by(keys, ladder, count) if keys else ladder.place < count[ladder.request]
     selected = np.empty(len(light), dtype=np.bool_)
     selected[order] = chosen.numpy()
-    if router == "margin":
+    if router in ("margin", "entropy", "random"):
         slots = np.sort(np.where(selected, place + np.repeat(data.offsets[:-1], data.lengths), -1))
         slots = slots[slots >= 0] - np.repeat(data.offsets[:-1], np.diff(data.offsets_of(selected)))
     else:

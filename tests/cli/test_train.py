@@ -138,7 +138,10 @@ def test_a_device_that_is_not_here(cli: Cli, world_log: Path, out: Path, device:
     ("text", "line"),
     [
         ("", "holds nothing; expected the keys what, model, objective, sampling, combine, fit"),
-        ("- a\n- b\n", "holds a list; expected the keys what, model, objective, sampling, combine, fit"),
+        (
+            "- a\n- b\n",
+            "holds a list; expected the keys what, model, objective, sampling, combine, fit",
+        ),
         ("what: [\n", "not valid YAML: line 2: "),
         ("what: x\nfit: {lr: 1\n", "not valid YAML: line 3: "),
         ("what: x\nwhat: y\n", "not valid YAML: line 2: the key 'what' stands twice"),

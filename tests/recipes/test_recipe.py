@@ -61,12 +61,18 @@ def test_replace_leaves_the_recipe_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("lr", "^'lr': expected section.key, as in fit.lr; the sections are model, objective, sampling, combine, f"),
+        (
+            "lr",
+            "^'lr': expected section.key, as in fit.lr; the sections are model, objective, sampling,",
+        ),
         ("", "^'': expected section.key"),
         ("fit.", "^'fit.': expected section.key"),
         ("fit..lr", "^'fit..lr': expected section.key"),
         ("modle.dim", "^'modle.dim': no section 'modle'; did you mean 'model'"),
-        ("what.now", "^'what.now': no section 'what'; known: combine, fit, model, objective, sampling"),
+        (
+            "what.now",
+            "^'what.now': no section 'what'; known: combine, fit, model, objective, sampling",
+        ),
         ("fit.lr.max", "^'fit.lr.max': 'lr' is 0.1, which has no keys"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Lines over seeds, and what differs between them: users resampled, Holm within a family.
+"""Lines over seeds, and what differs between them: users and seeds, Holm within a family.
 
 Shapes: ``S`` seeds, ``R`` requests.
 """
@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prerank.evaluation.statistics import bootstrap_mean, paired_mean
+from prerank.evaluation.statistics import bootstrap_mean
+from prerank.evaluation.studies.paired import paired_over_seeds
 from prerank.evaluation.studies.significance import holm
+from prerank.evaluation.units import Units
 
 __all__ = ["OverSeeds", "compare", "over_seeds", "summary"]
 
@@ -24,22 +26,34 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class OverSeeds:
-    """One metric of one line.
+    """One metric of one line: ``values [S, R]``, NaN where a request does not define it."""
 
-    Parameters
-    ----------
-    requests : ndarray ``[R]``
-        Mean over seeds of each request's value, NaN where the request does not define it.
-    seeds : ndarray ``[S]``
-        Mean over requests of each seed.
-    """
+    values: Floats
 
-    requests: Floats
-    seeds: Floats
+    @property
+    def requests(self) -> Floats:
+        """Mean over seeds of each request ``[R]``."""
+        means: Floats = self.values.mean(axis=0)
+        return means
+
+    @property
+    def seeds(self) -> Floats:
+        """Mean over requests of each seed ``[S]``, NaN if no request defines the metric."""
+        # Whether a request defines a metric depends on its labels alone, so on no seed.
+        known = ~np.isnan(self.values).any(axis=0)
+        if not known.any():
+            return np.full(len(self.values), np.nan)
+        means: Floats = self.values[:, known].mean(axis=1)
+        return means
+
+    def units(self, user: Ints) -> dict[int, Units]:
+        """Return the values by seed number, of requests of the given users."""
+        row = np.arange(len(user))
+        return {seed: Units(user, row, value) for seed, value in enumerate(self.values)}
 
 
 def over_seeds(values: Sequence[Mapping[str, Floats]]) -> dict[str, OverSeeds]:
-    """Average the per-request values of several seeds.
+    """Put the per-request values of several seeds together.
 
     Parameters
     ----------
@@ -52,14 +66,7 @@ def over_seeds(values: Sequence[Mapping[str, Floats]]) -> dict[str, OverSeeds]:
     >>> found.requests.tolist(), found.seeds.tolist()
     ([0.5, 1.0], [0.5, 1.0])
     """
-    found = {}
-    for key in values[0]:
-        stacked = np.stack([v[key] for v in values])
-        # Whether a request defines a metric depends on its labels alone, so on no seed.
-        known = ~np.isnan(stacked).any(axis=0)
-        means = stacked[:, known].mean(axis=1) if known.any() else np.full(len(values), np.nan)
-        found[key] = OverSeeds(stacked.mean(axis=0), means)
-    return found
+    return {key: OverSeeds(np.stack([v[key] for v in values])) for key in values[0]}
 
 
 def summary(line: Mapping[str, OverSeeds], user: Ints) -> dict[str, dict[str, Any]]:
@@ -99,30 +106,28 @@ def compare(
     Returns
     -------
     dict of ``"a - b"`` to dict of key to dict
-        ``value``, ``low``, ``high``, ``p``, ``p_holm``, and ``seeds_up``: the share of seeds
-        (paired in order) in which ``a`` is above ``b``.
+        ``value``, ``low``, ``high`` (users resampled), ``sd_seeds``, ``p_users``, ``p`` (users
+        and seeds, see :mod:`prerank.evaluation.studies.paired`), ``p_holm``.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
-    p_values = {}
-    for a, b in pairs:
-        if a not in lines or b not in lines:
-            continue
-        name = f"{a} - {b}"
-        for key in keys:
-            if key not in lines[a] or key not in lines[b]:
-                continue
-            one, other = lines[a][key], lines[b][key]
-            d = paired_mean(one.requests, other.requests, None, user, num_resamples=_RESAMPLES)
-            num = min(len(one.seeds), len(other.seeds))
+    known = [(a, b) for a, b in pairs if a in lines and b in lines]
+    for key in keys:
+        having = [(a, b) for a, b in known if key in lines[a] and key in lines[b]]
+        names = {name for pair in having for name in pair}
+        # A pair is compared over the seeds that both lines have: the first ones.
+        units = {name: lines[name][key].units(user) for name in names}
+        claims = paired_over_seeds(units, having, num_resamples=_RESAMPLES).claims if having else {}
+        for name, c in claims.items():
             found.setdefault(name, {})[key] = {
-                "value": d.value,
-                "low": d.low,
-                "high": d.high,
-                "p": d.p_value,
-                "seeds_up": float((one.seeds[:num] > other.seeds[:num]).mean()),
+                "value": c.difference,
+                "low": c.low,
+                "high": c.high,
+                "sd_seeds": c.sd_seeds,
+                "p_users": c.p_users,
+                "p": c.p,
             }
-            p_values[f"{name}|{key}"] = d.p_value
-    for joint, p in holm(p_values).items():
-        name, _, key = joint.partition("|")
-        found[name][key]["p_holm"] = p
+    joint = {(name, key): d["p"] for name, by in found.items() for key, d in by.items()}
+    adjusted = holm({f"{name}|{key}": p for (name, key), p in joint.items()})
+    for name, key in joint:
+        found[name][key]["p_holm"] = adjusted[f"{name}|{key}"]
     return found

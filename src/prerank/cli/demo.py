@@ -51,7 +51,7 @@ def demo(
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Simulate a cascade, train by source, look at the conflict, cascade.
+    """Simulate a cascade and tell the HAP story on it.
 
     A light model with one loss over all sources of negatives, the same with one loss path per
     source, an expressive one for what the light one forwards. A second run with the same folder

@@ -39,7 +39,9 @@ def hap(
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Train every line of the HAP study, judge them, write results.json.
+    """Run the HAP study on one data set.
+
+    Trains every line, judges what is finished, writes results.json.
 
     The same command again goes on where it stopped. What is asked, and what would count as an
     answer, is in benchmarks/hap/hypotheses.md.

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from prerank import __version__
-from prerank.cli import bench, data, demo, diagnose, evaluate, recipes, score, train
+from prerank.cli import bench, cascade, data, demo, diagnose, evaluate, recipes, score, train
 from prerank.cli.output import say
 from prerank.errors import PrerankError
 
@@ -33,6 +33,7 @@ app.add_typer(recipes.app, name="recipes")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(diagnose.diagnose)
+app.command()(cascade.cascade)
 app.command()(score.score)
 app.add_typer(bench.app, name="bench")
 

@@ -33,6 +33,8 @@ from prerank.models.base import Model
 
 __all__ = ["Cut", "PointValues", "cut_positions", "cut_us", "measure_points"]
 
+_TRIALS = 5
+
 
 class Cut(msgspec.Struct, frozen=True):
     """``light`` orders all, the first ``share`` of a request is ordered anew by ``heavy``."""
@@ -211,4 +213,6 @@ def _cost(model: Model, part: Part, usual: int) -> Cost:
     lengths: Any = np.diff(columns.candidates.offsets)
     nearest = int(np.argmin(np.where(lengths > 0, np.abs(lengths - usual), np.iinfo(np.int64).max)))
     batch = model.transforms.batch(columns.take(np.array([nearest])), part.log)
-    return measure_cost(model, batch.inputs)
+    trials = [measure_cost(model, batch.inputs) for _ in range(_TRIALS)]
+    # What else runs on the machine can only add time.
+    return min(trials, key=lambda cost: tier_us(cost, usual))

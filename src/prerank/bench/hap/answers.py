@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from prerank.bench.hap.compare import OverSeeds, compare, over_seeds, summary
+from prerank.bench.hap.costs import costs
 from prerank.bench.hap.cuts import budgets, promises, routers
 from prerank.bench.hap.execute import read_result, read_scores
 from prerank.bench.hap.facts import Facts, cascade_order, places_of
@@ -83,7 +84,7 @@ def answers(study: Study, say: Tick) -> dict[str, Any]:
     -------
     dict
         ``set``, ``lines``, ``differences`` by family, ``shares`` by combination, ``routers``,
-        ``promises``, ``budgets``, ``gradients``, ``rates``, ``requests``, ``machine``.
+        ``promises``, ``budgets``, ``costs``, ``gradients``, ``rates``, ``requests``, ``machine``.
     """
     parts = study.chosen.open(study.log)
     finished = study.finished()
@@ -122,6 +123,7 @@ def answers(study: Study, say: Tick) -> dict[str, Any]:
         "routers": routers(finished, test),
         "promises": promises(finished, facts),
         "budgets": budgets(finished, facts),
+        "costs": costs(finished, parts["test"]),
         "gradients": gradients_of(finished),
         "machine": describe_machine(),
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["answers", "number", "ratio", "shares"]
+__all__ = ["answers", "counts", "number", "ratio", "shares"]
 
 Result = Mapping[str, Any]
 _SOURCES = ("exposed", "rank", "prerank", "random")
 _MIXED = ("mixed_bce", "mixed_nce", "mixed_both")
+_GROUPED = {"mixed_nce": "grouped_nce", "mixed_both": "ghcl"}
+"""Mixed loss -> the same terms, grouped."""
 _TIE = 0.005
 
 
@@ -39,6 +41,18 @@ def shares(numbers: Mapping[str, float]) -> str:
     """Return each source's share of the score gradient, hardest first."""
     found = [number(numbers, f"mass/{source}") or "-" for source in _SOURCES]
     return "/".join(found)
+
+
+def counts(numbers: Mapping[str, float]) -> str:
+    """Return how many negatives of each source a diagnosed batch has on average, hardest first.
+
+    Examples
+    --------
+    >>> counts({"negatives/exposed": 500.4, "negatives/rank": 640.0})
+    '500/640/-/-'
+    """
+    found = [numbers.get(f"negatives/{source}") for source in _SOURCES]
+    return "/".join("-" if value is None else f"{value:.0f}" for value in found)
 
 
 def answers(results: Sequence[Result]) -> str:
@@ -80,16 +94,19 @@ def _dominance(results: Sequence[Result]) -> tuple[str, list[str]]:
         if not mixed or not grouped:
             continue
         verdict = "holds" if min(mixed.values()) >= 10 else "does not hold in every mixed loss"
-        halved = max(grouped.values()) <= max(mixed.values()) / 2
+        halved = [
+            f"{b} against {a} {'yes' if grouped[b] <= mixed[a] / 2 else 'no'}"
+            for a, b in _GROUPED.items()
+            if a in mixed and b in grouped
+        ]
         words = ", ".join(f"{name} {value:.1f}" for name, value in {**mixed, **grouped}.items())
         contrast = ", ".join(
             f"{name} {ratio(late[name], 'norm/dense/contrast')}" for name in (*mixed, *grouped)
         )
         lines.append(
             f"{_name(result)}: ten times on the negative side (dense weights, last quarter) "
-            f"{verdict}: exposed : random {words}. Grouping "
-            f"{'at least halves' if halved else 'does not halve'} the largest ratio. "
-            f"By contrast norm: {contrast}."
+            f"{verdict}: exposed : random {words}. At least halved by grouping: "
+            f"{', '.join(halved) or 'not measured'}. By contrast norm: {contrast}."
         )
     return "1. Hard sources dominate mixed losses, grouping restores the balance", lines
 

@@ -31,8 +31,9 @@ and `mind` are **fitted funnels**: real users, items and ratings or clicks, in a
 fitted on them. Nothing here is about production traffic.
 
 Unless said otherwise: mean over seeds, ± standard deviation over seeds; [a, b] a 95 % interval by
-bootstrap over users of per-request values averaged over seeds; p after Holm's correction within a
-family of comparisons on one data set. Source AUC is within a request: engaged exposures against
+bootstrap over users of per-request values averaged over seeds; p counts users and seeds together
+(so it may be above 0.05 where the interval excludes 0), after Holm's correction within a family of
+comparisons on one data set. Source AUC is within a request: engaged exposures against
 the negatives of one source.
 """
 
@@ -149,9 +150,11 @@ def _gradients(result: Result) -> str:
         for part in ("early", "late"):
             of = found[part]
             cells = [
+                claims.counts(of),
                 claims.ratio(of, "norm/dense/negative"),
                 claims.ratio(of, "norm/table/negative"),
                 claims.ratio(of, "norm/dense/contrast"),
+                claims.ratio(of, "norm/table/contrast"),
                 claims.ratio(of, "per_sample"),
                 claims.shares(of),
                 claims.number(of, "cos/dense/exposed:random"),
@@ -161,9 +164,11 @@ def _gradients(result: Result) -> str:
     header = [
         "line",
         "part of training",
+        "negatives a batch e/r/p/r",
         "negative side, dense, exposed : random",
         "negative side, tables",
         "contrast, dense",
+        "contrast, tables",
         "per sample",
         "share of score gradient e/r/p/r",
         "cosine exposed, random",

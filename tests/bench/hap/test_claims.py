@@ -52,3 +52,15 @@ def test_gradient_norms_stand_beside_their_counts() -> None:
     assert "560/-/-/270" in row
     assert "| 9.0 |" in row
     assert "| 1.5 |" in row
+
+
+def test_a_cascade_is_also_compared_with_its_light_model() -> None:
+    def d(value: float) -> dict[str, dict[str, float]]:
+        return {"recall@2/T1": {"value": value, "low": value, "high": value, "p_holm": 0.01}}
+
+    best = {"share": 0.3, "best - heavy": d(0.1), "best - first": d(-0.2)}
+    shares = {"light -> heavy": {"best": {"recall@2/T1": best}}}
+    shares["light -> heavy"]["best"]["recall@2/T1"]["best - all"] = d(0.1)
+    text = claims.answers([{**_result(), "shares": shares}])
+    assert "at 30 % recall@2/T1 +0.1000" in text
+    assert "minus the light model alone recall@2/T1 -0.2000" in text

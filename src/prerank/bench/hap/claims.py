@@ -200,10 +200,16 @@ def _cascade(results: Sequence[Result]) -> tuple[str, list[str]]:
                 continue
             texts = []
             for key in _main_keys(result):
-                d = found["best"].get(key, {}).get("best - heavy", {}).get(key)
-                if d is not None:
-                    share = found["best"][key]["share"]
-                    texts.append(f"at {100 * share:g} % {_difference(d, key)}")
+                best = found["best"].get(key, {})
+                d = best.get("best - heavy", {}).get(key)
+                if d is None:
+                    continue
+                text = f"at {100 * best['share']:g} % {_difference(d, key)}"
+                # Beating a heavy model that loses to the light one says nothing for two tiers.
+                alone = best.get("best - first", {}).get(key)
+                if alone is not None:
+                    text += f", minus the light model alone {_difference(alone, key)}"
+                texts.append(text)
             if texts:
                 lines.append(
                     f"{_name(result)}, {name} minus heavy on everything: " + "; ".join(texts)

@@ -27,10 +27,10 @@ demo: .venv/.ready
 	@$(BIN)/prerank demo --out $(OUT)
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/.ready
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/.ready
 	$(BIN)/ruff format --check .

@@ -34,10 +34,13 @@ def test_kept_utility_is_the_computed_one(part: Part, tmp_path: Path) -> None:
     assert first.data.utility is not None
     assert second.data.utility is not None
     np.testing.assert_array_equal(first.data.utility, second.data.utility)
+    assert first.everything.utility is not None
+    assert (first.everything.stage == 0).any()
+    assert (first.data.stage > 0).all()
 
 
 def test_true_utility_is_the_best_order_of_its_own_truth(facts: Facts) -> None:
-    utility = facts.data.utility
+    utility = facts.everything.utility
     assert utility is not None
     values = facts.values(utility)
     k = facts.cut_offs()[1]
@@ -49,7 +52,7 @@ def test_true_utility_is_the_best_order_of_its_own_truth(facts: Facts) -> None:
     assert np.nanmean(values["utility@10/U"]) > np.nanmean(chance["utility@10/U"])
     # An engaged exposure must be found where everything is kept.
     lengths = facts.data.lengths
-    order = metrics.top_order(noise, facts.data.offsets)
+    order = metrics.top_order(facts.listed(noise), facts.data.offsets)
     everything = metrics.recall_at_k(
         facts.data.positive, order, facts.data.offsets, int(lengths.max())
     )
@@ -57,12 +60,22 @@ def test_true_utility_is_the_best_order_of_its_own_truth(facts: Facts) -> None:
 
 
 def test_macro_is_the_mean_of_the_sources_a_request_has(facts: Facts) -> None:
-    values = facts.values(np.random.default_rng(1).normal(size=len(facts.data.source)))
+    values = facts.values(np.random.default_rng(1).normal(size=len(facts.everything.source)))
     each = np.stack([values[f"auc/{s}"] for s in facts.data.schema.source_names])
     for request in range(each.shape[1]):
         known = each[~np.isnan(each[:, request]), request]
         expected = known.mean() if len(known) else np.nan
         np.testing.assert_allclose(values["auc/macro"][request], expected, atol=1e-12)
+
+
+def test_random_rows_of_evaluation_take_no_place(facts: Facts) -> None:
+    score = np.random.default_rng(2).normal(size=len(facts.everything.source))
+    first = np.where(facts.is_listed, score, score.max() + 1.0)
+    values, with_pool_first = facts.values(score), facts.values(first)
+    for key, found in values.items():
+        if key not in ("auc/random", "auc/macro"):
+            np.testing.assert_array_equal(found, with_pool_first[key])
+    assert np.nanmax(with_pool_first["auc/random"]) == 0.0
 
 
 @given(st.data())

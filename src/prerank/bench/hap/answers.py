@@ -131,7 +131,7 @@ def answers(study: Study, say: Tick) -> dict[str, Any]:
 
 def _references(facts: Facts) -> dict[str, Floats]:
     """Return scores of what is no model: chance, and the best that could be."""
-    data = facts.data
+    data = facts.everything
     found = {"random": np.zeros(len(data.source))}
     if data.utility is not None:
         found["oracle"] = data.utility
@@ -178,8 +178,8 @@ def _shares(
         by_share: dict[float, list[dict[str, Floats]]] = {share: [] for share in SHARES}
         for at, seed in enumerate(seeds):
             other = seeds[(at + 1) % len(seeds)] if is_next else seed
-            light = places_of(read_scores(finished[first][seed], part), known.data)
-            heavy = read_scores(finished[second][other], part)
+            light = places_of(known.listed(read_scores(finished[first][seed], part)), known.data)
+            heavy = known.listed(read_scores(finished[second][other], part))
             for share in SHARES:
                 count = np.ceil(known.data.lengths * share - 1e-9).astype(np.int64)
                 order = cascade_order(light, heavy, known.data, count)

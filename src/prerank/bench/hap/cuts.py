@@ -106,8 +106,8 @@ def routers(finished: Folders, facts: Facts) -> dict[str, Any] | None:
         for router in ROUTERS:
             values = []
             for seed in seeds:
-                light = read_scores(finished[_LIGHT][seed], "test")
-                heavy = read_scores(finished[_HEAVY][seed], "test")
+                light = facts.listed(read_scores(finished[_LIGHT][seed], "test"))
+                heavy = facts.listed(read_scores(finished[_HEAVY][seed], "test"))
                 order = routed(light, heavy, facts, router, count)
                 values.append(facts.values(order, aucs=False))
             lines[router] = over_seeds(values)
@@ -127,8 +127,10 @@ def _samples(
     folder: Path, facts: Mapping[str, Facts], top_m: int
 ) -> tuple[promise.Sample, promise.Sample]:
     valid, test = (
-        promise.sample_of(facts[part].data, read_scores(folder, part), top_m=top_m, part=part)
-        for part in ("valid", "test")
+        promise.sample_of(
+            known.data, known.listed(read_scores(folder, part)), top_m=top_m, part=part
+        )
+        for part, known in ((part, facts[part]) for part in ("valid", "test"))
     )
     return valid, test
 

@@ -89,7 +89,7 @@ def execute(
     schema = parts["train"].log.schema
     torch.manual_seed(job.seed)
     trunk = None if light is None else load_run(light / "run")
-    model = build_model(job.line, schema, trunk)
+    model = build_model(job.line, schema, trunk, exclude=chosen.exclude)
     sources = schema.source_names if job.line.sources is None else job.line.sources
     config = get_objective("ghcl").Config
     where = f"line {job.line.name}"
@@ -107,7 +107,7 @@ def execute(
     sampler = from_values(kind.Config, job.line.sampling, where=f"{where}: sampling").build(
         parts["train"]
     )
-    values = chosen.fit_values(job.lr, job.seed, diagnose_every)
+    values = chosen.fit_values(job.lr, job.seed, diagnose_every, job.line.table_rate)
     began = time.perf_counter()
     cpu = time.process_time()
     report = fit(

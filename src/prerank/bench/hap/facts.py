@@ -11,7 +11,10 @@
 ``utility@10/U``       mean true utility of the first ten, in its unit (simulated worlds)
 =====================  ===========================================================================
 
-Shapes: ``R`` requests, ``I`` candidates.
+Orders are of what retrieval brought: random rows that only evaluation added to the list (stage
+``pool``) are in no order, no truth and no share; the AUC against them reads all rows.
+
+Shapes: ``R`` requests, ``I`` candidates, ``A`` all rows of the log, pool rows among them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +50,11 @@ class Facts:
     Parameters
     ----------
     data : Collected
-        What happened.
+        What happened, without pool rows.
+    everything : Collected
+        The same with them.
+    is_listed : ndarray ``[A]`` bool
+        Rows of ``everything`` that are in ``data``.
     truths : Truths
         T1, T3, U as far as they exist, the quota and ``m``.
     narrow : ndarray ``[I]`` bool, optional
@@ -54,6 +62,8 @@ class Facts:
     """
 
     data: Collected
+    everything: Collected
+    is_listed: Bools
     truths: Truths
     narrow: Bools | None
 
@@ -79,17 +89,24 @@ class Facts:
             np.save(kept, data.utility)
         elif kept.is_file():
             data = dataclasses.replace(data, utility=np.load(kept, allow_pickle=False))
+        everything, is_listed = data, data.stage != 0
+        data = _subset(data, is_listed)
         truths = Truths.of(data, log, TruthOptions(groups=("T1", "T3", "U", "ranker")), _SEED)
         narrow = None
         if data.ranker is not None:
             options = TruthOptions(groups=("T1", "T3"), top_m=_NARROW)
             narrow = Truths.of(data, log, options, _SEED).binary["T3"]
-        return cls(data, truths, narrow)
+        return cls(data, everything, is_listed, truths, narrow)
 
     @property
     def user(self) -> Ints:
         """User of each request ``[R]``."""
         return self.data.user
+
+    def listed(self, score: Floats) -> Floats:
+        """Return the scores ``[I]`` of what retrieval brought, of those of all rows ``[A]``."""
+        chosen: Floats = score[self.is_listed]
+        return chosen
 
     def cut_offs(self) -> tuple[int, ...]:
         """Half, once and twice what pre-ranking kept."""
@@ -101,7 +118,7 @@ class Facts:
 
         Parameters
         ----------
-        score : ndarray ``[I]``
+        score : ndarray ``[A]``, or ``[I]`` without AUCs
             Higher comes first.
         aucs : bool
             Whether to compute the AUCs; recall alone is several times faster.
@@ -110,6 +127,7 @@ class Facts:
         found: dict[str, Floats] = {}
         if aucs:
             found |= self._aucs(score)
+            score = self.listed(score)
         order = metrics.top_order(score, data.offsets, seed=_SEED, row=data.row)
         for name in ("T1", "T3", "U"):
             if name in truths.binary:
@@ -130,7 +148,7 @@ class Facts:
         return found
 
     def _aucs(self, score: Floats) -> dict[str, Floats]:
-        data = self.data
+        data = self.everything
         found = {}
         for code, source in enumerate(data.schema.source_names):
             chosen = data.positive | (data.source == code)
@@ -143,6 +161,22 @@ class Facts:
         total = np.where(known, stacked, 0.0).sum(axis=0)
         found["auc/macro"] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         return found
+
+
+def _subset(data: Collected, chosen: Bools) -> Collected:
+    """Return the same requests with some of their candidates."""
+
+    def of(values: npt.NDArray[Any] | None) -> Any:
+        return None if values is None else values[chosen]
+
+    rows = ["item", "stage", "shown", "source", "engaged", "targets"]
+    rows += ["ranker", "utility", "propensity"]
+    return dataclasses.replace(
+        data,
+        offsets=data.offsets_of(chosen),
+        scores={name: of(values) for name, values in data.scores.items()},
+        **{name: of(getattr(data, name)) for name in rows},
+    )
 
 
 def places_of(score: Floats, data: Collected) -> Ints:

@@ -48,6 +48,8 @@ class Line(Config, frozen=True):
         How many.
     attention : {"tokens", "history"}
         What the heavy model's attention reads.
+    table_rate : float, optional
+        Learning rate of tables over that of the dense part, where it is not the usual one.
     shared : bool
         Whether it is built over the trained light model of ``rate_of``'s seed.
     only : tuple of str
@@ -64,6 +66,7 @@ class Line(Config, frozen=True):
     rate_of: str | None = None
     seeds: int = 5
     attention: str = "tokens"
+    table_rate: float | None = None
     shared: bool = False
     only: tuple[str, ...] = ()
 
@@ -80,7 +83,10 @@ class Job(Config, frozen=True):
     def key(self) -> str:
         """Name of the folder of its results; the same values give the same name."""
         values = msgspec.to_builtins(self)
-        del values["line"]["what"], values["line"]["seeds"], values["line"]["only"]
+        for name in ("what", "seeds", "only"):
+            del values["line"][name]
+        if self.line.table_rate is None:
+            del values["line"]["table_rate"]
         text = msgspec.json.encode(values, order="deterministic")
         digest = hashlib.sha256(text).hexdigest()[:10]
         return f"{self.line.name}-lr{self.lr:g}-s{self.seed}-{digest}"
@@ -94,6 +100,8 @@ def _grouped(nce: float, bce: float, **values: Any) -> dict[str, Any]:
     return {"grouping": "grouped", "nce": nce, "bce": bce, **values}
 
 
+# A deeper dense part wants a lower rate than the light one's, its tables do not.
+_HEAVY_TABLES = 600.0
 # From the score-gradient shares that a prototype measured under a mixed loss, before this study.
 _FIXED = {"exposed": 0.5, "rank": 0.8, "prerank": 2.3, "random": 5.0}
 _STARVED = {"quotas": {"rank": 10, "prerank": 2, "random": 1.0}}
@@ -212,12 +220,14 @@ _FIRST = (
         name="heavy",
         what="expressive model, all sources",
         size="heavy",
+        table_rate=_HEAVY_TABLES,
         loss=_grouped(1, 1),
     ),
     Line(
         name="heavy_hard",
         what="expressive model, exposed and rank only (HAP)",
         size="heavy",
+        table_rate=_HEAVY_TABLES,
         sources=HARD,
         loss=_grouped(1, 1),
     ),
@@ -225,6 +235,7 @@ _FIRST = (
         name="heavy_history",
         what="expressive model whose attention reads the history, all sources",
         size="heavy",
+        table_rate=_HEAVY_TABLES,
         loss=_grouped(1, 1),
         attention="history",
         rate_of="heavy",
@@ -235,6 +246,7 @@ _FIRST = (
         name="heavy_nce",
         what="expressive model, all sources, grouped InfoNCE",
         size="heavy",
+        table_rate=_HEAVY_TABLES,
         loss=_grouped(1, 0),
         rate_of="heavy",
         seeds=3,
@@ -244,6 +256,7 @@ _FIRST = (
         name="heavy_shared",
         what="expressive model over the light one's embeddings and states, all sources",
         size="heavy",
+        table_rate=_HEAVY_TABLES,
         loss=_grouped(1, 1),
         rate_of="heavy",
         shared=True,

@@ -21,7 +21,9 @@ _MEDIUM = {
 }
 
 
-def build_model(line: Line, schema: Schema, trunk: Model | None = None) -> Model:
+def build_model(
+    line: Line, schema: Schema, trunk: Model | None = None, *, exclude: tuple[str, ...] = ()
+) -> Model:
     """Build the model of a line; weights come from torch's seed.
 
     Parameters
@@ -32,14 +34,17 @@ def build_model(line: Line, schema: Schema, trunk: Model | None = None) -> Model
         Of the data set.
     trunk : HAPLight, optional
         Trained light model whose embeddings and states the heavy one reads.
+    exclude : tuple of str
+        Features that it does not read.
     """
     light = msgspec.structs.replace(HAPLight.Config.preset("study"), tables=_TABLES)
+    light = msgspec.structs.replace(light, exclude=exclude)
     if line.size == "light":
         return light.build(schema)
     if line.size == "medium":
         return msgspec.structs.replace(light, **_MEDIUM).build(schema)
     heavy = msgspec.structs.replace(HAPExpressive.Config.preset("study"), tables=_TABLES)
-    heavy = msgspec.structs.replace(heavy, attention=line.attention)
+    heavy = msgspec.structs.replace(heavy, attention=line.attention, exclude=exclude)
     if trunk is not None:
         assert isinstance(trunk, HAPLight)
         return HAPExpressive.over(trunk, heavy)

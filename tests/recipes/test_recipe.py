@@ -63,7 +63,7 @@ def test_replace_leaves_the_recipe_as_it_was() -> None:
     [
         (
             "lr",
-            "^'lr': expected section.key, as in fit.lr; the sections are model, objective, sampling,",
+            "^'lr': expected section.key, as in fit.lr; the sections are model, objective,",
         ),
         ("", "^'': expected section.key"),
         ("fit.", "^'fit.': expected section.key"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prerank.cli.frontier import frontier
-from prerank.cli.hap import hap
+from prerank.cli.hap import hap, hap_page
 from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say
 from prerank.cli.tables import print_table
 
@@ -173,6 +173,7 @@ def refresh(
 
 app.command("frontier")(frontier)
 app.command("hap")(hap)
+app.command("hap-page")(hap_page)
 
 
 def _say_machine(machine: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``prerank bench hap``: the HAP study on one data set, in one resumable command."""
+"""``prerank bench hap``: the HAP study on one data set, resumable; ``hap-page``: its page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from prerank.cli.output import JsonOption, print_json, say
 from prerank.cli.tables import print_table
 
-__all__ = ["hap"]
+__all__ = ["hap", "hap_page"]
 
 _SHOWN = ("auc/exposed", "auc/rank", "auc/prerank", "auc/random", "auc/macro")
 
@@ -74,6 +74,50 @@ def hap(
         return
     _print_lines(result)
     typer.echo(f"results: {path}")
+
+
+def hap_page(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="results.json of data sets.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Markdown file to write.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write the page of the HAP study from its results.
+
+    Answers, tables and the recommended default are computed; unfinished results give what there is.
+
+    Example: prerank bench hap-page bench/hap/world/results.json --out docs/hap-study.md
+    """
+    from prerank.bench.hap.page import page
+    from prerank.errors import InputError
+
+    text = page([_read_result(path) for path in results])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror or error}") from None
+    if as_json:
+        print_json({"page": str(out), "sets": len(results)})
+        return
+    typer.echo(f"page: {out}")
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    import msgspec
+
+    from prerank.errors import InputError
+
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise InputError(f"{path}: is no JSON object; give what bench hap wrote") from None
+    if not {"set", "lines", "differences"} <= set(found):
+        raise InputError(f"{path}: holds no results of the study; give what bench hap wrote")
+    return found
 
 
 def _print_lines(result: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prerank import metrics
-from prerank.bench.hap.compare import compare, over_seeds, summary
+from prerank.bench.hap.compare import compare, correct, over_seeds, raw_differences, summary
 from prerank.bench.hap.facts import Facts, cascade_order, places_of
 from prerank.log import Part, open_log
 from prerank.world import WorldConfig, write_world
@@ -121,3 +121,39 @@ def test_differences_are_paired_and_corrected() -> None:
     assert table["seeds"] == 2
     assert table["low"] < table["value"] < table["high"]
     assert table["sd_seeds"] == pytest.approx(np.sqrt(0.02))
+
+
+def test_seeds_are_paired_by_number_whatever_is_missing() -> None:
+    shift = np.random.default_rng(3).normal(size=4)
+    base = np.random.default_rng(4).normal(size=(60,))
+    user = np.arange(60)
+    values = [{"x": base + s} for s in shift]
+    lines = {
+        "whole": over_seeds(values),
+        "part": over_seeds([{"x": values[n]["x"] + 0.5} for n in (0, 2, 3)], (0, 2, 3)),
+        "other": over_seeds([{"x": base}], (7,)),
+    }
+    found = compare(lines, [("part", "whole"), ("part", "other")], ["x"], user)
+    assert set(found) == {"part - whole"}  # no seed in common is no difference
+    assert found["part - whole"]["x"]["sd_seeds"] == pytest.approx(0.0, abs=1e-12)
+    assert found["part - whole"]["x"]["value"] == pytest.approx(0.5)
+
+
+def test_one_family_is_harsher_than_several() -> None:
+    rng = np.random.default_rng(5)
+    user = np.arange(80)
+    base = rng.normal(size=80)
+    lines = {
+        name: over_seeds([{"x": base + rng.normal(0.25, 1.0, size=80)}]) for name in ("a", "b", "c")
+    } | {"zero": over_seeds([{"x": base}])}
+    alone = [compare(lines, [(name, "zero")], ["x"], user) for name in ("a", "b", "c")]
+    family = [raw_differences(lines, [(name, "zero")], ["x"], user) for name in ("a", "b", "c")]
+    correct(*family)
+    p = sorted(next(iter(of.values()))["x"]["p"] for of in alone)
+    assert all(
+        next(iter(of.values()))["x"]["p_holm"] == next(iter(of.values()))["x"]["p"] for of in alone
+    )
+    together = sorted(next(iter(of.values()))["x"]["p_holm"] for of in family)
+    first, second = min(1.0, 3 * p[0]), min(1.0, 2 * p[1])
+    expected = [first, max(first, second), max(first, second, p[2])]
+    np.testing.assert_allclose(together, expected)

@@ -11,6 +11,7 @@ from prerank.bench.hap import study as study_of
 from prerank.bench.hap.answers import PAIRS, answers
 from prerank.bench.hap.execute import is_done, read_scores
 from prerank.bench.hap.grid import LINES, final_jobs, lines_of, tuning_jobs
+from prerank.bench.hap.page import page
 from prerank.bench.hap.sets import SETS, StudySet
 from prerank.bench.hap.study import Study
 from prerank.errors import InputError
@@ -61,7 +62,18 @@ def test_the_study_runs_resumes_and_is_judged(log: Path, small: StudySet, tmp_pa
         assert curve["1"][key]["value"] == pytest.approx(alone, abs=1e-12)
     assert "heavy_hard - ghcl" in result["differences"]["H3"]
     assert any("early" in found for found in result["gradients"].values())
-    assert msgspec.json.encode(result)
+    best = result["shares"]["light -> heavy_hard"]["best"][f"recall@{quota}/T3"]
+    assert best["best - all"]["p_holm"] >= best["best - all"]["p"]
+    dropped = result["drops"]["light -> heavy_hard - control: light -> light of another seed"]
+    assert f"recall@{quota}/U" in dropped
+    late = next(iter(result["gradients"].values()))["late"]
+    assert {"conflict/dense/exposed:random", "similarity/dense/exposed:random"} <= set(late)
+    kept = result["promises"]
+    assert all(row["asked"] == 2 and row["scored_share"] > 0 for row in kept)
+    assert all(row["difference"]["p_holm"] >= row["difference"]["p"] for row in result["budgets"])
+    text = page([msgspec.json.decode(msgspec.json.encode(result))])
+    assert "one budget for all requests" in text
+    assert "learning rates tried" in text
 
 
 def test_a_misspelt_line_is_refused(log: Path, small: StudySet, tmp_path: Path) -> None:

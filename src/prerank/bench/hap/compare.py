@@ -6,7 +6,7 @@ Shapes: ``S`` seeds, ``R`` requests.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,20 @@ from prerank.evaluation.studies.paired import paired_over_seeds
 from prerank.evaluation.studies.significance import holm
 from prerank.evaluation.units import Units
 
-__all__ = ["OverSeeds", "compare", "over_seeds", "summary"]
+__all__ = [
+    "Differences",
+    "OverSeeds",
+    "compare",
+    "correct",
+    "main_keys",
+    "minus",
+    "over_seeds",
+    "raw_differences",
+    "summary",
+]
+
+Differences = dict[str, dict[str, dict[str, float]]]
+"""``"a - b"`` to metric to numbers."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -26,9 +39,18 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class OverSeeds:
-    """One metric of one line: ``values [S, R]``, NaN where a request does not define it."""
+    """One metric of one line over seeds.
+
+    Parameters
+    ----------
+    values : ndarray ``[S, R]``
+        NaN where a request does not define the metric.
+    numbers : tuple of int
+        Which seeds the rows are: lines are paired by them, so a missing one shifts nothing.
+    """
 
     values: Floats
+    numbers: tuple[int, ...]
 
     @property
     def requests(self) -> Floats:
@@ -49,16 +71,21 @@ class OverSeeds:
     def units(self, user: Ints) -> dict[int, Units]:
         """Return the values by seed number, of requests of the given users."""
         row = np.arange(len(user))
-        return {seed: Units(user, row, value) for seed, value in enumerate(self.values)}
+        values = zip(self.numbers, self.values, strict=True)
+        return {seed: Units(user, row, value) for seed, value in values}
 
 
-def over_seeds(values: Sequence[Mapping[str, Floats]]) -> dict[str, OverSeeds]:
+def over_seeds(
+    values: Sequence[Mapping[str, Floats]], numbers: Sequence[int] | None = None
+) -> dict[str, OverSeeds]:
     """Put the per-request values of several seeds together.
 
     Parameters
     ----------
     values : sequence of mapping of key to ndarray ``[R]``
         One per seed, of the same requests.
+    numbers : sequence of int, optional
+        The seeds; default: 0, 1, ...
 
     Examples
     --------
@@ -66,7 +93,35 @@ def over_seeds(values: Sequence[Mapping[str, Floats]]) -> dict[str, OverSeeds]:
     >>> found.requests.tolist(), found.seeds.tolist()
     ([0.5, 1.0], [0.5, 1.0])
     """
-    return {key: OverSeeds(np.stack([v[key] for v in values])) for key in values[0]}
+    seeds = tuple(range(len(values)) if numbers is None else numbers)
+    return {key: OverSeeds(np.stack([v[key] for v in values]), seeds) for key in values[0]}
+
+
+def minus(a: OverSeeds, b: OverSeeds) -> OverSeeds:
+    """Return ``a - b`` by request over the seeds that both have, which must be some.
+
+    Examples
+    --------
+    >>> a, b = OverSeeds(np.array([[3.0], [5.0]]), (0, 2)), OverSeeds(np.array([[1.0]]), (2,))
+    >>> minus(a, b)
+    OverSeeds(values=array([[4.]]), numbers=(2,))
+    """
+    both = tuple(number for number in a.numbers if number in b.numbers)
+    assert both
+    first, second = (of.values[[of.numbers.index(n) for n in both]] for of in (a, b))
+    return replace(a, values=first - second, numbers=both)
+
+
+def main_keys(quota: int, top_m: int | None, known: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Return the recalls that claims rest on, those that a data set has.
+
+    Examples
+    --------
+    >>> main_keys(100, 30, ["recall@50/T1", "recall@100/T1", "recall@30/T3:10"])
+    ['recall@100/T1', 'recall@30/T3:10']
+    """
+    keys = [f"recall@{quota}/T1", f"recall@{quota}/T3", f"recall@{top_m}/T3:10"]
+    return [key for key in (*keys, f"recall@{quota}/U") if key in known]
 
 
 def summary(line: Mapping[str, OverSeeds], user: Ints) -> dict[str, dict[str, Any]]:
@@ -84,20 +139,20 @@ def summary(line: Mapping[str, OverSeeds], user: Ints) -> dict[str, dict[str, An
     return found
 
 
-def compare(
+def raw_differences(
     lines: Mapping[str, Mapping[str, OverSeeds]],
     pairs: Sequence[tuple[str, str]],
     keys: Sequence[str],
     user: Ints,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Test differences; Holm over all pairs and keys given together, a family.
+) -> Differences:
+    """Test differences one by one; :func:`correct` then makes a family of them.
 
     Parameters
     ----------
     lines : mapping of name to mapping of key to OverSeeds
         Lines by name.
     pairs : sequence of (str, str)
-        ``a - b``; pairs of which a line is missing are left out.
+        ``a - b``; pairs of which a line is missing, or without a seed in common, are left out.
     keys : sequence of str
         Metrics.
     user : ndarray ``[R]``
@@ -107,14 +162,18 @@ def compare(
     -------
     dict of ``"a - b"`` to dict of key to dict
         ``value``, ``low``, ``high`` (users resampled), ``sd_seeds``, ``p_users``, ``p`` (users
-        and seeds, see :mod:`prerank.evaluation.studies.paired`), ``p_holm``.
+        and seeds, see :mod:`prerank.evaluation.studies.paired`).
     """
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    known = [(a, b) for a, b in pairs if a in lines and b in lines]
+    found: Differences = {}
     for key in keys:
-        having = [(a, b) for a, b in known if key in lines[a] and key in lines[b]]
+        having = [
+            (a, b)
+            for a, b in pairs
+            if key in lines.get(a, {})
+            and key in lines.get(b, {})
+            and set(lines[a][key].numbers) & set(lines[b][key].numbers)
+        ]
         names = {name for pair in having for name in pair}
-        # A pair is compared over the seeds that both lines have: the first ones.
         units = {name: lines[name][key].units(user) for name in names}
         claims = paired_over_seeds(units, having, num_resamples=_RESAMPLES).claims if having else {}
         for name, c in claims.items():
@@ -126,8 +185,37 @@ def compare(
                 "p_users": c.p_users,
                 "p": c.p,
             }
-    joint = {(name, key): d["p"] for name, by in found.items() for key, d in by.items()}
-    adjusted = holm({f"{name}|{key}": p for (name, key), p in joint.items()})
-    for name, key in joint:
-        found[name][key]["p_holm"] = adjusted[f"{name}|{key}"]
+    return found
+
+
+def correct(*families: Differences) -> None:
+    """Add ``p_holm`` to all given differences, which are one family together.
+
+    Parameters
+    ----------
+    *families : dict of ``"a - b"`` to dict of key to dict
+        What :func:`raw_differences` returned; changed in place.
+
+    Examples
+    --------
+    >>> one, two = {"a - b": {"x": {"p": 0.01}}}, {"c - d": {"x": {"p": 0.5}}}
+    >>> correct(one, two)
+    >>> one["a - b"]["x"]["p_holm"]
+    0.02
+    """
+    rows = [row for found in families for by in found.values() for row in by.values()]
+    adjusted = holm({str(at): row["p"] for at, row in enumerate(rows)})
+    for at, row in enumerate(rows):
+        row["p_holm"] = adjusted[str(at)]
+
+
+def compare(
+    lines: Mapping[str, Mapping[str, OverSeeds]],
+    pairs: Sequence[tuple[str, str]],
+    keys: Sequence[str],
+    user: Ints,
+) -> Differences:
+    """Test differences that are a family by themselves: :func:`raw_differences`, corrected."""
+    found = raw_differences(lines, pairs, keys, user)
+    correct(found)
     return found

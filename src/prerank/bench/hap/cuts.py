@@ -1,7 +1,9 @@
 """Who goes on, and how many: routers, a cut with a promise, one budget, all from stored scores.
 
 The light model is GHCL's, the second one the expressive model trained on all sources. Levels are
-chosen on part valid and judged on test; in these logs test is later than valid.
+chosen on part valid and judged on test; in these logs test is later than valid. Losses are those of
+single requests averaged over seeds, intervals by bootstrap over users; each question's differences
+are one family for Holm's correction.
 """
 
 from __future__ import annotations
@@ -11,21 +13,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from prerank import rng
-from prerank.bench.hap.compare import OverSeeds, compare, over_seeds
+from prerank.bench.hap.compare import (
+    Differences,
+    OverSeeds,
+    correct,
+    main_keys,
+    over_seeds,
+    raw_differences,
+)
 from prerank.bench.hap.execute import read_scores
 from prerank.bench.hap.facts import Facts, places_of
-from prerank.cascade import Gap, Mass, Share, Threshold
+from prerank.cascade import Gap, Mass, Rule, Share, Threshold
+from prerank.cascade.budget import spend
 from prerank.cascade.ladder import Ladder
+from prerank.cascade.promise import losses
 from prerank.cascade.routers import ROUTERS, first_by, router_keys
 from prerank.cascade.routers import Facts as Known
 from prerank.errors import InputError
-from prerank.evaluation.studies import budget, promise
+from prerank.evaluation.statistics import bootstrap_mean
+from prerank.evaluation.studies import promise
+from prerank.evaluation.studies.budget import losses_of_share
 
 __all__ = ["budgets", "promises", "routed", "routers"]
 
@@ -35,6 +47,8 @@ Folders = Mapping[str, Mapping[int, Path]]
 _LIGHT, _HEAVY = "ghcl", "heavy"
 _SHARES = (0.1, 0.3)
 _EPSILONS = (0.05, 0.1)
+_WINDOWS = 4
+_RESAMPLES = 2000
 _DRAW = rng.stream("bench/hap/router")
 _FAMILIES = {
     "softmax mass": Mass(mass=0.5),
@@ -95,11 +109,20 @@ def routed(
 
 
 def routers(finished: Folders, facts: Facts) -> dict[str, Any] | None:
-    """Compare routers at equal share: recall of each, and against the highest-scored."""
+    """Compare routers at equal share.
+
+    Returns
+    -------
+    dict of share to dict, optional
+        ``values``: every metric by router; ``differences``: main metrics against the
+        highest-scored, one family over all shares. The oracle sees what it is judged by, so it is
+        a bound and in no test.
+    """
     seeds = sorted(set(finished.get(_LIGHT, {})) & set(finished.get(_HEAVY, {})))
     if not seeds:
         return None
     found: dict[str, Any] = {}
+    family: list[Differences] = []
     for share in _SHARES:
         count = np.ceil(facts.data.lengths * share - 1e-9).astype(np.int64)
         lines: dict[str, dict[str, OverSeeds]] = {}
@@ -110,68 +133,90 @@ def routers(finished: Folders, facts: Facts) -> dict[str, Any] | None:
                 heavy = facts.listed(read_scores(finished[_HEAVY][seed], "test"))
                 order = routed(light, heavy, facts, router, count)
                 values.append(facts.values(order, aucs=False))
-            lines[router] = over_seeds(values)
-        keys = list(next(iter(lines.values())))
-        pairs = [(router, "score") for router in ROUTERS if router != "score"]
+            lines[router] = over_seeds(values, seeds)
+        known = next(iter(lines.values()))
+        keys = main_keys(facts.truths.quota or 1, facts.truths.top_m, known)
+        pairs = [(router, "score") for router in ROUTERS if router not in ("score", "oracle")]
+        family.append(raw_differences(lines, pairs, keys, facts.user))
         found[f"{share:g}"] = {
             "values": {
                 name: {key: float(v.seeds.mean()) for key, v in of.items()}
                 for name, of in lines.items()
             },
-            "differences": compare(lines, pairs, keys, facts.user),
+            "differences": family[-1],
         }
+    correct(*family)
     return found
 
 
 def _samples(
-    folder: Path, facts: Mapping[str, Facts], top_m: int
-) -> tuple[promise.Sample, promise.Sample]:
-    valid, test = (
-        promise.sample_of(
-            known.data, known.listed(read_scores(folder, part)), top_m=top_m, part=part
+    finished: Folders, facts: Mapping[str, Facts]
+) -> dict[int, tuple[promise.Sample, promise.Sample]]:
+    """Return valid and test of each seed of the light model; none without a ranker's order."""
+    top_m = facts["test"].truths.top_m
+    if top_m is None or any(known.data.ranker is None for known in facts.values()):
+        return {}
+    found = {}
+    for seed, folder in sorted(finished.get(_LIGHT, {}).items()):
+        valid, test = (
+            promise.sample_of(
+                known.data, known.listed(read_scores(folder, part)), top_m=top_m, part=part
+            )
+            for part, known in ((part, facts[part]) for part in ("valid", "test"))
         )
-        for part, known in ((part, facts[part]) for part in ("valid", "test"))
-    )
-    return valid, test
+        found[seed] = valid, test
+    return found
+
+
+def _estimate(values: Floats, user: npt.NDArray[np.int64]) -> dict[str, float]:
+    estimate = bootstrap_mean(values, None, user, num_resamples=_RESAMPLES)
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def promises(finished: Folders, facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
-    """Certify cuts on valid, and say what they lose on test, by seed averaged.
+    """Certify cuts on valid, and say what they lose on test.
 
     Returns
     -------
     list of dict
-        ``family``, ``epsilon``, ``loss`` (mean over seeds) with ``low``, ``high`` of the first
-        seed's interval over users, ``share`` forwarded, ``windows``: losses of quarters in time.
+        ``family``, ``epsilon``, ``loss`` with ``low``, ``high``; ``share`` forwarded;
+        ``scored_share``: candidates of valid and test that the ranker scored, the promise is about
+        those; ``windows``: quarters of test in time, each with ``value``, ``low``, ``high``;
+        ``seeds`` for which a level could be certified, ``asked`` of how many.
     """
-    top_m = facts["test"].truths.top_m
-    if top_m is None or facts["test"].data.ranker is None:
-        return []
-    rows = []
+    samples = _samples(finished, facts)
     families = {"fixed share": Share(share=0.5), "gap to the cut": _gap(facts), **_FAMILIES}
+    rows = []
     for name, family in families.items():
         for epsilon in _EPSILONS:
-            kept = []
-            for folder in finished.get(_LIGHT, {}).values():
-                valid, test = _samples(folder, facts, top_m)
+            lost, share = [], []
+            for valid, test in samples.values():
                 try:
                     rule = promise.calibrate(family, valid, epsilon)
                 except InputError:
-                    continue
-                kept.append(promise.realised(rule, test, num_windows=4))
-            if not kept:
+                    continue  # too few requests for so small a loss
+                lost.append(losses(rule, test.ladder, test.needed).numpy())
+                share.append(_forwarded(rule, test) / float(facts["test"].data.lengths.mean()))
+            if not lost:
                 continue
-            first = kept[0]
+            loss_R = np.stack(lost).mean(axis=0)
+            user, time = facts["test"].user, facts["test"].data.time
+            quarters = np.array_split(np.argsort(time, kind="stable"), _WINDOWS)
+            whole = _estimate(loss_R, user)
             rows.append(
                 {
                     "family": name,
                     "epsilon": epsilon,
-                    "loss": float(np.mean([k.loss.value for k in kept])),
-                    "low": first.loss.low,
-                    "high": first.loss.high,
-                    "share": float(np.mean([k.share for k in kept])),
-                    "windows": [float(np.mean([k.windows[w][1] for k in kept])) for w in range(4)],
-                    "seeds": len(kept),
+                    "loss": whole["value"],
+                    "low": whole["low"],
+                    "high": whole["high"],
+                    "share": float(np.mean(share)),
+                    "scored_share": min(
+                        known.scored_share for pair in samples.values() for known in pair
+                    ),
+                    "windows": [_estimate(loss_R[of], user[of]) for of in quarters],
+                    "seeds": len(lost),
+                    "asked": len(samples),
                 }
             )
     return rows
@@ -183,40 +228,50 @@ def budgets(finished: Folders, facts: Mapping[str, Facts]) -> list[dict[str, Any
     Returns
     -------
     list of dict
-        ``family``, ``mean`` asked for, ``loss``, ``fixed`` (loss of the fixed share),
-        ``difference`` with interval and p of the first seed, ``differences`` by seed.
+        ``family``, ``share`` planned, ``forwarded`` per request on test, ``loss``, ``fixed`` (the
+        loss of a fixed share that forwards as many on test), ``difference``: loss minus that with
+        interval, p and ``p_holm`` over all rows; below 0 the rule is better.
     """
-    top_m = facts["test"].truths.top_m
-    if top_m is None or facts["test"].data.ranker is None:
-        return []
-    rows = []
+    samples = _samples(finished, facts)
+    families = {"gap to the cut": _gap(facts), **_FAMILIES}
+    rows: list[dict[str, Any]] = []
+    tests: list[Differences] = []
     for share in _SHARES:
-        mean = share * float(facts["test"].data.lengths.mean())
-        by_family: dict[str, list[Any]] = {}
-        fixed = []
-        for folder in finished.get(_LIGHT, {}).values():
-            valid, test = _samples(folder, facts, top_m)
-            families = {"gap to the cut": _gap(facts), **_FAMILIES}
-            spent = budget.compare_budgets(families, valid, test, mean)
-            fixed.append(spent["share"].realised.loss.value)
-            for name in families:
-                by_family.setdefault(name, []).append(spent[name])
-        for name, found in by_family.items():
-            differences = [s.difference for s in found if s.difference is not None]
+        mean = share * float(facts["valid"].data.lengths.mean())
+        for name, family in families.items():
+            ours, theirs, forwarded, seeds = [], [], [], []
+            for seed, (valid, test) in samples.items():
+                try:
+                    rule = spend(family, valid.ladder, mean, part=valid.part)
+                except InputError:
+                    continue  # a family that cannot spend so much
+                count = _forwarded(rule, test)
+                ours.append({"loss": losses(rule, test.ladder, test.needed).numpy()})
+                theirs.append({"loss": losses_of_share(test, count)})
+                forwarded.append(count)
+                seeds.append(seed)
+            if not seeds:
+                continue
+            lines = {"rule": over_seeds(ours, seeds), "fixed": over_seeds(theirs, seeds)}
+            tests.append(raw_differences(lines, [("rule", "fixed")], ["loss"], facts["test"].user))
             rows.append(
                 {
                     "family": name,
                     "share": share,
-                    "loss": float(np.mean([s.realised.loss.value for s in found])),
-                    "fixed": float(np.mean(fixed)),
-                    "forwarded": float(np.mean([s.realised.forwarded.value for s in found])),
-                    "difference": msgspec.structs.asdict(differences[0])
-                    if isinstance(differences[0], msgspec.Struct)
-                    else dataclasses.asdict(differences[0]),
-                    "differences": [d.value for d in differences],
+                    "forwarded": float(np.mean(forwarded)),
+                    "loss": float(lines["rule"]["loss"].seeds.mean()),
+                    "fixed": float(lines["fixed"]["loss"].seeds.mean()),
+                    "difference": tests[-1]["rule - fixed"]["loss"],
+                    "seeds": len(seeds),
                 }
             )
+    correct(*tests)
     return rows
+
+
+def _forwarded(rule: Rule, sample: promise.Sample) -> float:
+    """Return the mean count that a rule forwards."""
+    return float(rule.count(sample.ladder).double().mean())
 
 
 def _gap(facts: Mapping[str, Facts]) -> Gap:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from prerank.training.diagnosis import summarise
+
 __all__ = ["gradients_of"]
 
 
@@ -23,7 +25,8 @@ def gradients_of(finished: Mapping[str, Mapping[int, Path]]) -> dict[str, dict[s
     Returns
     -------
     dict of line to dict
-        ``early``, ``late``: number by name; ``runs``.
+        ``early``, ``late``: number by name, with ``conflict/W/A:B`` (share of the diagnosed steps
+        in which the contrasts of A and B have a cosine below 0, ``W`` dense or table); ``runs``.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, seeds in finished.items():
@@ -33,8 +36,8 @@ def gradients_of(finished: Mapping[str, Mapping[int, Path]]) -> dict[str, dict[s
         quarters: dict[str, list[dict[str, float]]] = {"early": [], "late": []}
         for lines in runs:
             size = max(1, len(lines) // 4)
-            quarters["early"].append(_means(lines[:size]))
-            quarters["late"].append(_means(lines[-size:]))
+            quarters["early"].append(_of_steps(lines[:size]))
+            quarters["late"].append(_of_steps(lines[-size:]))
         found[name] = {part: _means(of) for part, of in quarters.items()}
         found[name]["runs"] = len(runs)
     return found
@@ -59,10 +62,13 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return found
 
 
+def _of_steps(lines: list[dict[str, float]]) -> dict[str, float]:
+    """Return means over steps, and conflict rates."""
+    found = summarise(lines)
+    means = {key: spread.mean for key, spread in found.values.items()}
+    return means | {f"conflict/{pair}": rate for pair, rate in found.conflicts.items()}
+
+
 def _means(lines: list[dict[str, float]]) -> dict[str, float]:
     keys = dict.fromkeys(key for line in lines for key in line)
-    return {
-        key: float(np.mean([line[key] for line in lines if key in line]))
-        for key in keys
-        if key not in ("step", "epoch")
-    }
+    return {key: float(np.mean([line[key] for line in lines if key in line])) for key in keys}

@@ -22,7 +22,7 @@ from prerank.evaluation.studies.promise import Realised, Sample, read_sample, re
 from prerank.jagged import segment_sum
 from prerank.log import Part
 
-__all__ = ["Spent", "calibrate", "compare_budgets"]
+__all__ = ["Spent", "calibrate", "compare_budgets", "losses_of_share"]
 
 _Rule = TypeVar("_Rule", bound=Rule)
 
@@ -112,7 +112,7 @@ def compare_budgets(
         found = realised(fitted, judge, **options)
         difference = paired_mean(
             losses(fitted, judge.ladder, judge.needed).numpy(),
-            _losses_of_share(judge, found.forwarded.value),
+            losses_of_share(judge, found.forwarded.value),
             None,
             user,
             num_resamples=num_resamples,
@@ -122,8 +122,23 @@ def compare_budgets(
     return spent
 
 
-def _losses_of_share(sample: Sample, mean: float) -> npt.NDArray[np.float64]:
-    """Return the losses ``[R]`` of a fixed share whose mean count on the sample is ``mean``."""
+def losses_of_share(sample: Sample, mean: float) -> npt.NDArray[np.float64]:
+    """Return the losses of a fixed share whose mean count on the sample is ``mean``.
+
+    Between two counts that a share can have on average, the losses are the mix of both.
+
+    Parameters
+    ----------
+    sample : Sample
+        Requests.
+    mean : float
+        Candidates forwarded per request.
+
+    Returns
+    -------
+    ndarray ``[R]`` float64
+        NaN for a request in which the ranker wanted nothing.
+    """
     ladder = sample.ladder
     reach = Share(share=0.0, at_least=0).reach(ladder)
     levels = torch.unique(reach)

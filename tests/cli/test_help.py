@@ -34,6 +34,7 @@ COMMANDS = [
     ("recipes", "cp"),
     ("bench", "data"),
     ("bench", "refresh"),
+    ("bench", "hap-page"),
 ]
 HEAVY = ("torch", "pyarrow", "numpy", "safetensors", "rich")
 

@@ -196,3 +196,5 @@ def test_the_share_is_told_as_a_multiple_of_the_quota() -> None:
     result["candidates_per_request"] = 12.0
     text = claims.answers([result])
     assert "3.0 to 3.0 times the quota" in text
+    result["candidates_per_request"] = 3.0  # fewer than the quota go on
+    assert "none is better than the light model alone" in claims.answers([result])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prerank.bench.hap.cuts import routed
-from prerank.bench.hap.facts import cascade_order, places_of
+from prerank.bench.hap.cuts import budgets, promises, routed, routers
+from prerank.bench.hap.facts import Facts, cascade_order, places_of
+from prerank.cascade import Mass, Share
+from prerank.cascade.promise import losses
 from prerank.cascade.routers import ROUTERS
+from prerank.evaluation.studies import budget, promise
+from prerank.log import open_log
+from prerank.world import WorldConfig, write_world
+
+_SEEDS = (0, 2)  # a seed in the middle is missing
 
 
 def some_facts(lengths: list[int], quota: int, truth: Any) -> Any:
@@ -82,3 +90,94 @@ def test_the_highest_scored_are_the_plain_cascade() -> None:
     expected = cascade_order(places_of(light, facts.data), heavy, facts.data, count)
     np.testing.assert_array_equal(routed(light, heavy, facts, "score", count), expected)
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return facts of valid and test, and folders of made-up scores by line and seed."""
+    folder = tmp_path_factory.mktemp("cuts")
+    config = WorldConfig(num_users=60, num_items=600, num_requests=300, num_days=5, num_pool=20)
+    write_world(folder / "log", config)
+    log = open_log(folder / "log")
+    facts = {part: Facts.of(log[part], folder) for part in ("valid", "test")}
+    finished: dict[str, dict[int, Path]] = {"ghcl": {}, "heavy": {}}
+    draw = np.random.default_rng(0)
+    for line, noise in (("ghcl", 2.0), ("heavy", 0.5)):
+        for seed in _SEEDS:
+            out = folder / f"{line}{seed}"
+            out.mkdir()
+            for part, known in facts.items():
+                utility = known.everything.utility
+                assert utility is not None
+                score = utility + draw.normal(0, noise, size=len(utility))
+                np.save(out / f"{part}.npy", score.astype(np.float32))
+            finished[line][seed] = out
+    return finished, facts
+
+
+def _samples(judged: Any, seed: int) -> Any:
+    finished, facts = judged
+    top_m = facts["test"].truths.top_m
+    return [
+        promise.sample_of(
+            known.data,
+            known.listed(np.load(finished["ghcl"][seed] / f"{part}.npy").astype(np.float64)),
+            top_m=top_m,
+            part=part,
+        )
+        for part, known in facts.items()
+    ]
+
+
+def test_a_promise_is_judged_by_losses_averaged_over_seeds(judged: Any) -> None:
+    row = next(
+        row for row in promises(*judged) if row["family"] == "fixed share" and row["epsilon"] == 0.1
+    )
+    found = []
+    for seed in _SEEDS:
+        valid, test = _samples(judged, seed)
+        rule = promise.calibrate(Share(share=0.5), valid, 0.1)
+        found.append(promise.realised(rule, test))
+    assert row["loss"] == pytest.approx(np.mean([f.loss.value for f in found]))
+    assert row["share"] == pytest.approx(np.mean([f.share for f in found]))
+    assert row["low"] < row["loss"] < row["high"]
+    assert (row["seeds"], row["asked"], len(row["windows"])) == (2, 2, 4)
+    assert row["scored_share"] == 1.0
+    assert all(w["low"] <= w["value"] <= w["high"] for w in row["windows"])
+
+
+def test_a_budget_is_judged_at_the_mean_that_it_spends(judged: Any) -> None:
+    rows = budgets(*judged)
+    row = next(row for row in rows if row["family"] == "softmax mass" and row["share"] == 0.1)
+    mean = 0.1 * float(judged[1]["valid"].data.lengths.mean())
+    ours, theirs = [], []
+    for seed in _SEEDS:
+        valid, test = _samples(judged, seed)
+        spent = budget.compare_budgets({"x": Mass(mass=0.5)}, valid, test, mean)["x"]
+        assert spent.difference is not None
+        ours.append(spent.realised.loss.value)
+        theirs.append(ours[-1] - spent.difference.value)
+    assert row["loss"] == pytest.approx(np.mean(ours))
+    assert row["fixed"] == pytest.approx(np.mean(theirs))
+    d = row["difference"]
+    assert d["value"] == pytest.approx(row["loss"] - row["fixed"])
+    assert d["p"] <= d["p_holm"] <= min(1.0, len(rows) * d["p"])
+
+
+def test_a_fixed_share_is_no_better_than_itself(judged: Any) -> None:
+    _, test = _samples(judged, 0)
+    rule = Share(share=0.3)
+    count = float(rule.count(test.ladder).double().mean())
+    mine = losses(rule, test.ladder, test.needed).numpy()
+    same = budget.losses_of_share(test, count)
+    assert np.nanmean(mine) == pytest.approx(np.nanmean(same), abs=0.02)
+
+
+def test_the_oracle_is_in_no_test(judged: Any) -> None:
+    finished, facts = judged
+    found = routers(finished, facts["test"])
+    assert found is not None
+    for of in found.values():
+        assert "oracle" in of["values"]
+        assert "oracle - score" not in of["differences"]
+        assert "margin - score" in of["differences"]

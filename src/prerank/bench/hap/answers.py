@@ -144,7 +144,7 @@ def _references(facts: Facts) -> dict[str, Floats]:
 def _about(study: Study, name: str, seeds: Mapping[int, Path]) -> dict[str, Any]:
     line = next((line for line in study.lines if line.name == name), None)
     if line is None or not seeds:
-        return {"what": "oracle: true utility" if name == "oracle" else "chance"}
+        return {"what": "true utility" if name == "oracle" else "all scores alike"}
     results = [read_result(folder) for folder in seeds.values()]
     rate = study.rates()[line.rate_of or line.name]
     return {

@@ -57,6 +57,12 @@ def _interior(results: Sequence[Result]) -> tuple[str, list[str]]:
                 f"{named(result)}, {key}, hard sources only: optimum inside with a significant "
                 f"fall to 100 %: {_yes(is_inside)}; falls {rest}."
             )
+    if lines:
+        lines.insert(
+            0,
+            "Recall at k cannot change while fewer than k go on, so a best share of 1 % means that "
+            "no share is better than the light model alone.",
+        )
     return "4. Quality has an interior optimum over the forwarded share", lines
 
 

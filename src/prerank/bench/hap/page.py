@@ -32,11 +32,12 @@ fitted on them. Nothing here is about production traffic.
 
 Unless said otherwise: mean over seeds, ± standard deviation over seeds; [a, b] a 95 % interval by
 bootstrap over users of per-request values averaged over seeds; p counts users and seeds together
-(so it may be above 0.05 where the interval excludes 0), after Holm's correction within a family:
-all comparisons and main metrics of one question on one data set. Source AUC is within a request:
-engaged exposures against the negatives of one source. Recall and shares are of what was retrieved.
-Recall of T3 is agreement with the ranker, on the fitted funnels one that we fitted; U, the true
-utility, exists in the simulated world only and is the cleanest truth.
+(so it may be above 0.05 where the interval excludes 0; users alone where there is one seed), after
+Holm's correction within a family: all comparisons and main metrics of one question on one data set.
+Source AUC is within a request: engaged exposures against the negatives of one source. Recall and
+shares are of what was retrieved. Recall of T3 is agreement with the ranker, on the fitted funnels
+one that we fitted; U, the true utility, exists in the simulated world only and is the cleanest
+truth.
 
 The fixed source weights of the control `weighted_nce` (exposed 0.5, rank 0.8, prerank 2.3, random
 5) come from the shares of the gradient that a prototype measured under a mixed loss, before this

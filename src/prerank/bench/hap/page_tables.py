@@ -102,7 +102,12 @@ def _curves(result: Result, keys: Sequence[str]) -> str:
         header = [key, *(f"{100 * float(share):g} %" for share in shares), "best on valid"]
         header += ["minus 100 %", "minus the first model", "minus heavy"]
         text.append(table(header, rows))
-    return "\n\n".join([*text, _BOLD])
+    note = (
+        "Recall at k cannot change while fewer than k go on: what is re-ordered stays above the "
+        "cut. Where shares are equally good on valid the smallest is taken; edge: the first or "
+        "last of the grid. "
+    )
+    return "\n\n".join([*text, note + _BOLD])
 
 
 def _routers(result: Result, found: Mapping[str, Any]) -> str:

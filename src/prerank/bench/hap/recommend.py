@@ -58,8 +58,8 @@ def _loss(results: Sequence[Result]) -> list[str]:
         every = ", ".join(f"{loss} {fixed(mean)}" for loss, mean in means.items())
         lines.append(
             f"Loss: **{best}**. Nothing is significantly better on recall at the quota or on "
-            f"`auc/exposed` on any set. So it is for: {listed(unbeaten)} (mean recall at the quota "
-            f"over sets and truths: {every})."
+            f"`auc/exposed` on any set. The same is true of every loss in this list, which gives "
+            f"the mean recall at the quota over sets and truths: {every}."
         )
     else:
         lines.append("Loss: a trade-off; each candidate is beaten somewhere.")
@@ -131,15 +131,22 @@ def _tiers(results: Sequence[Result]) -> list[str]:
                 if key not in best:
                     continue
                 count = best[key]["share"] * result["candidates_per_request"]
+                percent = f"{named(result)} {truth} {100 * best[key]['share']:g} %"
+                if count < result["quota"]:
+                    # What is re-ordered stays above the cut: this is the light model's recall.
+                    texts.append(f"{percent}, none that changes it")
+                    continue
                 multiples.append(count / result["quota"])
-                texts.append(
-                    f"{named(result)} {truth} {100 * best[key]['share']:g} %, "
-                    f"{multiples[-1]:.1f} times"
-                )
-        if multiples:
+                texts.append(f"{percent}, {multiples[-1]:.1f} times")
+        if texts:
+            span = (
+                f"{min(multiples):.1f} to {max(multiples):.1f} times the quota, median "
+                f"{np.median(multiples):.1f}"
+                if multiples
+                else "none is better than the light model alone"
+            )
             lines.append(
-                f"Share that goes on to a second model of {words}: {min(multiples):.1f} to "
-                f"{max(multiples):.1f} times the quota, median {np.median(multiples):.1f} "
-                f"({'; '.join(texts)})."
+                f"Share that goes on to a second model of {words}, best on valid for recall at the "
+                f"quota: {span} ({'; '.join(texts)})."
             )
     return lines

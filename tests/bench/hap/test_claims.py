@@ -155,8 +155,18 @@ def test_what_is_not_defined_is_said_and_raises_nothing() -> None:
             }
         ],
         "rates": {"ghcl": {"0.001": None}},
+        "costs": {
+            "candidates": 600,
+            "models": {"ghcl": {"us_per_request": 1.0, "us_per_item": 0.5}},
+            "cascades": {
+                name: {"0.3": {"us": us, "ratio": 0.6, "predicted": 0.5, "predicted_cached": 0.4}}
+                for name, us in (("heavy", 2000.0), ("heavy_shared", 1500.0))
+            },
+        },
     }
     text = page([result])
+    assert "1,500 us against 2,000 us a request, 0.75 of the time" in text
+    assert "| light -> heavy_shared | 30 % | 1,500 | 0.60 | 0.50 | 0.40 |" in text
     assert "not defined" in text
     assert "None" not in text
     assert "nan" not in text.replace("dominance", "")

@@ -104,7 +104,8 @@ def _trunk(results: Sequence[Result]) -> Section:
                 f"{named(result)}: at 30 % the cascade takes {fixed(ratios['heavy_shared'], 2)} of "
                 "the time of the shared expressive model on everything, apart "
                 f"{fixed(ratios['heavy'], 2)} of its own; {us['heavy_shared']:,.0f} us against "
-                f"{us['heavy']:,.0f} us a request."
+                f"{us['heavy']:,.0f} us a request, "
+                f"{fixed(us['heavy_shared'] / us['heavy'], 2)} of the time."
             )
     if better:
         lines.append(f"Recall of T3 at the quota: {over_sets('better', better)}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from prerank.evaluation.statistics import bootstrap_mean
+from prerank.evaluation.statistics import Question, answer, mean_of
 from prerank.evaluation.studies.paired import paired_over_seeds
 from prerank.evaluation.studies.significance import holm
 from prerank.evaluation.units import Units
@@ -126,17 +126,21 @@ def main_keys(quota: int, top_m: int | None, known: Sequence[str] | Mapping[str,
 
 def summary(line: Mapping[str, OverSeeds], user: Ints) -> dict[str, dict[str, Any]]:
     """Return mean, interval (users resampled), sd over seeds and their number, by metric."""
-    found = {}
-    for key, values in line.items():
-        estimate = bootstrap_mean(values.requests, None, user, num_resamples=_RESAMPLES)
-        found[key] = {
-            "value": estimate.value,
-            "low": estimate.low,
-            "high": estimate.high,
+    # Asked together, resamples are drawn once: drawing is most of the work.
+    questions = {
+        key: Question((mean_of(values.requests, None, user),)) for key, values in line.items()
+    }
+    estimates = answer(questions, _RESAMPLES, 0)
+    return {
+        key: {
+            "value": estimates[key].value,
+            "low": estimates[key].low,
+            "high": estimates[key].high,
             "sd_seeds": float(values.seeds.std(ddof=1)) if len(values.seeds) > 1 else None,
             "seeds": len(values.seeds),
         }
-    return found
+        for key, values in line.items()
+    }
 
 
 def raw_differences(

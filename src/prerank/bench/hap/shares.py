@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from prerank.bench.hap.compare import (
     Differences,
@@ -120,7 +121,7 @@ def judge_shares(
             "first": first,
             "second": second,
             "seeds": len(curve.test[1.0][keys[0]].numbers),
-            "curve": {f"{share:g}": summary(of, user) for share, of in curve.test.items()},
+            "curve": _summaries(curve, user),
             "best": {
                 key: {"share": share, "is_edge": share in (SHARES[0], SHARES[-1])}
                 for key, share in curve.picked.items()
@@ -144,6 +145,16 @@ def judge_shares(
         "drops": fallen,
         "trunk": compare(at, trunk, keys, user),
         "tiers": compare(best, tiers, keys, user),
+    }
+
+
+def _summaries(curve: _Curve, user: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Return the summaries of every share; asked together they take a tenth of the time."""
+    flat = {f"{share:g} {key}": v for share, of in curve.test.items() for key, v in of.items()}
+    found = summary(flat, user)
+    return {
+        f"{share:g}": {key: found[f"{share:g} {key}"] for key in of}
+        for share, of in curve.test.items()
     }
 
 

@@ -85,14 +85,15 @@ def _dominance(results: Sequence[Result]) -> Section:
             f"Per sample: {per_sample}."
         )
         conflict = [
-            f"{name} {number(early[name], key)}"
+            f"{name} {number(early[name], key)} / {number(late[name], key) or '-'}"
             for name in both
             if is_known(early[name].get(key := "conflict/dense/exposed:random"))
         ]
         if conflict:
             lines.append(
-                f"{named(result)}: share of early steps in which the dense contrasts of exposed "
-                f"and random conflict (cosine below 0): {', '.join(conflict)}."
+                f"{named(result)}: share of diagnosed steps, early / late, in which the dense "
+                "contrasts of exposed and random conflict (cosine below 0; late ones are partly "
+                f"arithmetic): {', '.join(conflict)}."
             )
     return "1. Hard sources dominate mixed losses, grouping restores the balance", lines
 

@@ -26,7 +26,8 @@ def gradients_of(finished: Mapping[str, Mapping[int, Path]]) -> dict[str, dict[s
     -------
     dict of line to dict
         ``early``, ``late``: number by name, with ``conflict/W/A:B`` (share of the diagnosed steps
-        in which the contrasts of A and B have a cosine below 0, ``W`` dense or table); ``runs``.
+        in which the contrasts of A and B have a cosine below 0, ``W`` dense or table); ``runs``,
+        ``steps``: diagnosed batches of a quarter, all runs together.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, seeds in finished.items():
@@ -40,6 +41,7 @@ def gradients_of(finished: Mapping[str, Mapping[int, Path]]) -> dict[str, dict[s
             quarters["late"].append(_of_steps(lines[-size:]))
         found[name] = {part: _means(of) for part, of in quarters.items()}
         found[name]["runs"] = len(runs)
+        found[name]["steps"] = sum(max(1, len(lines) // 4) for lines in runs)
     return found
 
 

@@ -236,8 +236,9 @@ def _angles(result: Result) -> str:
             for where in ("dense", "table")
         ]
         dominance = [per_source(of, f"dominance/{where}") for where in ("dense", "table")]
-        rows.append([line, part, *cells, *dominance])
-    header = ["line", "part of training"]
+        steps = result["gradients"][line].get("steps", "")
+        rows.append([line, part, str(steps), *cells, *dominance])
+    header = ["line", "part of training", "diagnosed batches"]
     header += [
         f"{measure}, {where}"
         for measure in ("cosine", "conflict rate", "magnitude similarity")

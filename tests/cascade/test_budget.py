@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prerank.cascade import Gap, Mass, Share, Threshold
@@ -30,6 +30,7 @@ FAMILIES = {
     family=st.sampled_from(sorted(FAMILIES)),
     at_least=st.integers(0, 1),
 )
+@example(lengths=[5, 2], seed=5, mean=0.5, family="gap", at_least=0)  # levels one bit apart
 @settings(max_examples=200, deadline=None)
 def test_no_level_spends_more_of_the_budget(
     lengths: list[int], seed: int, mean: float, family: str, at_least: int

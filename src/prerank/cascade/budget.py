@@ -80,7 +80,12 @@ def spend(rule: _Rule, ladder: Ladder, mean: float, *, part: str = "") -> _Rule:
         below = reach[reach < above]
         under = float(below[-1]) if below.numel() else -torch.inf
         level = float(above)
-        level = 0.5 * (level + under) if under > -torch.inf else level - 1e-6 * (1 + abs(level))
+        if under > -torch.inf:
+            # Two that differ in the last bit have no number between them.
+            middle = 0.5 * (level + under)
+            level = middle if middle < level else under
+        else:
+            level -= 1e-6 * (1 + abs(level))
     chosen = rule.with_level(level)
     realised = float(chosen.count(ladder).double().mean())
     budget = Budget(mean=mean, realised=realised, num_requests=ladder.num_requests, part=part)

@@ -66,7 +66,7 @@ def hap(
         return
     if not study.finished():
         raise InputError(f"bench hap: nothing to judge in {out} yet; train first")
-    result = {"complete": complete, **answers(study, say)}
+    result = {"complete": complete and study.is_whole, **answers(study, say)}
     path = out / data / "results.json"
     write_json(result, path)
     if as_json:

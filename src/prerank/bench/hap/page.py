@@ -11,6 +11,7 @@ from typing import Any
 
 from prerank.bench.hap import claims, page_tables
 from prerank.bench.hap.compare import main_keys
+from prerank.bench.hap.grid import lines_of
 from prerank.bench.hap.words import Result, fixed, is_known, table
 
 __all__ = ["page"]
@@ -67,12 +68,22 @@ def _sets(results: Sequence[Result]) -> str:
             " / ".join(f"{n:,}" for n in r["requests"].values()),
             f"{r['candidates_per_request']:.0f}",
             f"{r['quota']} / {r['top_m']}",
-            "yes" if r.get("complete") else "no",
+            _extent(r),
         ]
         for r in results
     ]
-    header = ["set", "what", "train / valid / test requests", "candidates", "quota / m", "complete"]
+    header = ["set", "what", "train / valid / test requests", "candidates", "quota / m", "trained"]
     return "## Data\n\n" + table(header, rows) + "\n"
+
+
+def _extent(result: Result) -> str:
+    """Say how much of the study a set has."""
+    if result.get("complete"):
+        return "all"
+    num = sum("lr" in line for line in result["lines"].values())
+    whole = len(lines_of(result["set"]["name"]))
+    counts = [m["seeds"] for line in result["lines"].values() for m in line["metrics"].values()]
+    return f"**{num} of {whole} lines so far, up to {max(counts, default=0)} seeds**"
 
 
 def _tables(result: Result) -> str:

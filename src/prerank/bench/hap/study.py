@@ -71,6 +71,11 @@ class Study:
         return tuple(line for line in lines if line.name in needed)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it has all lines and seeds of its set."""
+        return not self.only and self.seeds == self.chosen.max_seeds
+
+    @property
     def seeds(self) -> int:
         """At most so many seeds of any line."""
         return min(self.chosen.max_seeds, self.max_seeds or self.chosen.max_seeds)

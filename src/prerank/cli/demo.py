@@ -101,7 +101,7 @@ def demo(
     _print_conflict(conflict)
     say(f"cascade: {_LIGHT} scores all and forwards {_FORWARD:.0%} of them to {_EXPRESSIVE}")
     say("All numbers are from a simulated world; nothing here is a claim about real users.")
-    say("Which of HAP's claims hold, with controls and on real data: docs/hap-study.md")
+    say("Which of the claims of HAP hold, with controls: docs/hap-study.md")
     typer.echo(f"log: {log_path}   runs: {runs}")
     suggest(
         ("evaluate", *folders, "--log", log_path),

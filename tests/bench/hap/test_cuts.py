@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prerank.bench.hap.cuts import budgets, promises, routed, routers
-from prerank.bench.hap.facts import Facts, cascade_order, places_of
+from prerank.bench.hap.facts import Facts, places_of
 from prerank.cascade import Mass, Share
 from prerank.cascade.promise import losses
 from prerank.cascade.routers import ROUTERS
 from prerank.evaluation.studies import budget, promise
+from prerank.evaluation.studies.points import reordered
 from prerank.log import open_log
 from prerank.world import WorldConfig, write_world
 
@@ -87,8 +88,9 @@ def test_the_highest_scored_are_the_plain_cascade() -> None:
     facts = some_facts([5, 9, 3], 4, np.zeros(17, dtype=bool))
     light, heavy = rng.normal(size=(2, 17))
     count = np.array([2, 4, 3])
-    expected = cascade_order(places_of(light, facts.data), heavy, facts.data, count)
-    np.testing.assert_array_equal(routed(light, heavy, facts, "score", count), expected)
+    before = places_of(light, facts.data)
+    expected = reordered(before, heavy, facts.data.offsets, count, before)
+    np.testing.assert_array_equal(-routed(light, heavy, facts, "score", count), expected)
     assert torch.get_default_dtype() == torch.float32
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from prerank import metrics
 from prerank.bench.hap.compare import compare, correct, over_seeds, raw_differences, summary
-from prerank.bench.hap.facts import Facts, cascade_order, places_of
+from prerank.bench.hap.facts import Facts, places_of
+from prerank.evaluation.studies.points import reordered
 from prerank.log import Part, open_log
 from prerank.world import WorldConfig, write_world
 
@@ -88,10 +89,10 @@ def test_a_cascade_re_orders_only_what_it_forwards(data: Any) -> None:
     light = places_of(np.array(data.draw(scores), dtype=np.float64), known)
     heavy = np.array(data.draw(scores), dtype=np.float64)
     count = np.array([data.draw(st.integers(0, int(n))) for n in lengths])
-    order = cascade_order(light, heavy, known, count)
+    after = reordered(light, heavy, offsets, count, light)
     for r, n in enumerate(lengths):
         here = slice(offsets[r], offsets[r + 1])
-        places = (-order[here]).astype(int)
+        places = after[here]
         assert sorted(places) == list(range(n))
         first = light[here] < count[r]
         assert set(places[first]) == set(range(count[r]))

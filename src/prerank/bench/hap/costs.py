@@ -7,7 +7,6 @@ without any cache: request and item states of whatever is scored, scoring, order
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from prerank.batch import Inputs
 from prerank.cascade import Cascade, Tier
 from prerank.evaluation.cost import measure_cost
 from prerank.evaluation.studies.frontier import tier_us
+from prerank.evaluation.studies.points import num_forwarded
 from prerank.log import Part
 from prerank.models.base import Model
 from prerank.training import load_run
@@ -66,7 +66,7 @@ def costs(finished: Mapping[str, Mapping[int, Path]], part: Part) -> dict[str, A
         }
         for name, by_share in cascades.items():
             for share, row in by_share.items():
-                forwarded = math.ceil(size * float(share))
+                forwarded = int(num_forwarded(np.array([size]), float(share))[0])
                 for key, cached in (("predicted", False), ("predicted_cached", True)):
                     first = tier_us(found["ghcl"], size, cached=cached)
                     second = tier_us(found[name], forwarded, cached=cached)

@@ -38,6 +38,7 @@ from prerank.errors import InputError
 from prerank.evaluation.statistics import bootstrap_mean
 from prerank.evaluation.studies import promise
 from prerank.evaluation.studies.budget import losses_of_share
+from prerank.evaluation.studies.points import num_forwarded
 
 __all__ = ["budgets", "promises", "routed", "routers"]
 
@@ -124,7 +125,7 @@ def routers(finished: Folders, facts: Facts) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     family: list[Differences] = []
     for share in _SHARES:
-        count = np.ceil(facts.data.lengths * share - 1e-9).astype(np.int64)
+        count = num_forwarded(facts.data.lengths, share)
         lines: dict[str, dict[str, OverSeeds]] = {}
         for router in ROUTERS:
             values = []

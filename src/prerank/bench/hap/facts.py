@@ -34,7 +34,7 @@ from prerank.evaluation.truth.truths import TruthOptions, Truths
 from prerank.log import Part
 from prerank.world import World
 
-__all__ = ["Facts", "cascade_order", "places_of"]
+__all__ = ["Facts", "places_of"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -107,6 +107,11 @@ class Facts:
         """Return the scores ``[I]`` of what retrieval brought, of those of all rows ``[A]``."""
         chosen: Floats = score[self.is_listed]
         return chosen
+
+    @property
+    def tie(self) -> Ints:
+        """Among candidates scored alike, lower comes first ``[I]``: a draw."""
+        return places_of(np.zeros(len(self.data.source)), self.data)
 
     def cut_offs(self) -> tuple[int, ...]:
         """Half, once and twice what pre-ranking kept."""
@@ -185,32 +190,3 @@ def places_of(score: Floats, data: Collected) -> Ints:
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order)) - np.repeat(data.offsets[:-1], data.lengths)
     return place
-
-
-def cascade_order(light: Ints, heavy: Floats, data: Collected, num_forwarded: Ints) -> Floats:
-    """Return scores whose order is that of a two-tier cascade with an appended tail.
-
-    Parameters
-    ----------
-    light : ndarray ``[I]`` int64
-        Places by the light model.
-    heavy : ndarray ``[I]``
-        Scores of the second model.
-    data : Collected
-        The requests.
-    num_forwarded : ndarray ``[R]`` int64
-        How many of each request go on.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> data = SimpleNamespace(offsets=np.array([0, 4]), row=np.array([0]), lengths=np.array([4]))
-    >>> light, heavy = np.array([0, 1, 2, 3]), np.array([1.0, 2.0, 3.0, 4.0])
-    >>> cascade_order(light, heavy, data, np.array([2])).argsort()[::-1].tolist()
-    [1, 0, 2, 3]
-    """
-    forwarded = light < np.repeat(num_forwarded, data.lengths)
-    # The forwarded part fills its own first places anew; everything else keeps its place.
-    place = places_of(np.where(forwarded, heavy, -np.inf), data)
-    order: Floats = -np.where(forwarded, place, light).astype(np.float64)
-    return order

@@ -71,6 +71,7 @@ class StudySet(Config, frozen=True):
             "schedule": "linear",
             "seed": seed,
             "max_history": 50,
+            "checkpoint_every": 100,
             **diagnosis,
         }
 

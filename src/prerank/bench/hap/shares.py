@@ -28,8 +28,9 @@ from prerank.bench.hap.compare import (
     summary,
 )
 from prerank.bench.hap.execute import read_scores
-from prerank.bench.hap.facts import Facts, cascade_order, places_of
+from prerank.bench.hap.facts import Facts, places_of
 from prerank.bench.hap.study import Tick
+from prerank.evaluation.studies.points import num_forwarded, reordered
 
 __all__ = ["COMBINATIONS", "SHARES", "judge_shares"]
 
@@ -178,15 +179,16 @@ def _curve(
     say(f"shares: {name}, {len(seeds)} seeds")
     parts: dict[str, dict[float, dict[str, OverSeeds]]] = {}
     for part, known in facts.items():
+        tie = known.tie
         by_share: dict[float, list[Any]] = {share: [] for share in SHARES}
         for at, seed in enumerate(seeds):
             other = seeds[(at + 1) % len(seeds)] if is_next else seed
             light = places_of(known.listed(read_scores(finished[first][seed], part)), known.data)
             heavy = known.listed(read_scores(finished[second][other], part))
             for share in SHARES:
-                count = np.ceil(known.data.lengths * share - 1e-9).astype(np.int64)
-                order = cascade_order(light, heavy, known.data, count)
-                by_share[share].append(known.values(order, aucs=False))
+                count = num_forwarded(known.data.lengths, share)
+                place = reordered(light, heavy, known.data.offsets, count, tie)
+                by_share[share].append(known.values(-place.astype(np.float64), aucs=False))
         parts[part] = {share: over_seeds(of, seeds) for share, of in by_share.items()}
     keys = list(parts["test"][1.0])
     valid = parts["valid"]

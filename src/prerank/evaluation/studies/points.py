@@ -16,9 +16,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from prerank import metrics
 from prerank.batch import Evidence
+from prerank.cascade.rules import num_of_share
 from prerank.evaluation.baselines import DEFAULT_BASELINES, make_baselines, why_no_baseline
 from prerank.evaluation.collect import Kind, ModelScorer, Scorer, Scores, collect
 from prerank.evaluation.cost import Cost, measure_cost
@@ -31,7 +33,15 @@ from prerank.evaluation.truth.truths import TruthOptions, Truths
 from prerank.log import Columns, Log, Part
 from prerank.models.base import Model
 
-__all__ = ["Cut", "PointValues", "cut_positions", "cut_us", "measure_points"]
+__all__ = [
+    "Cut",
+    "PointValues",
+    "cut_positions",
+    "cut_us",
+    "measure_points",
+    "num_forwarded",
+    "reordered",
+]
 
 _TRIALS = 5
 
@@ -122,7 +132,7 @@ def measure_points(
 
 def cut_us(cut: Cut, costs: Mapping[str, Cost], num_candidates: int) -> float:
     """Return microseconds per request: the light model on all, the heavy one on what is left."""
-    forwarded = int(_num_forwarded(np.array([num_candidates]), cut.share)[0])
+    forwarded = int(num_forwarded(np.array([num_candidates]), cut.share)[0])
     return tier_us(costs[cut.light], num_candidates) + tier_us(costs[cut.heavy], forwarded)
 
 
@@ -155,19 +165,60 @@ def cut_positions(
     """
     lengths = np.diff(offsets)
     request_of = np.repeat(np.arange(len(lengths)), lengths)
-    row = np.arange(len(request_of)) - np.repeat(offsets[:-1], lengths)
     place = np.empty(len(request_of), dtype=np.int64)
+    row = np.arange(len(request_of)) - np.repeat(offsets[:-1], lengths)
     place[np.lexsort((tie, -light, request_of))] = row
-    goes_on = place < _num_forwarded(lengths, share)[request_of]
+    return reordered(place, heavy, offsets, num_forwarded(lengths, share), tie)
+
+
+def reordered(
+    place: npt.NDArray[np.int64],
+    heavy: npt.NDArray[np.float64],
+    offsets: npt.NDArray[np.int64],
+    num: npt.NDArray[np.int64],
+    tie: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Return the places ``[I]`` after a second model ordered the first ones of each request anew.
+
+    Parameters
+    ----------
+    place : ndarray ``[I]`` int64
+        Places by the first model.
+    heavy : ndarray ``[I]``
+        Scores of the second one; they count among the forwarded ones only.
+    offsets : ndarray ``[R + 1]`` int64
+        Where each request's candidates begin.
+    num : ndarray ``[R]`` int64
+        How many of each request go on.
+    tie : ndarray ``[I]`` int64
+        Among equal scores, lower comes first.
+
+    Examples
+    --------
+    >>> place, heavy = np.array([0, 1, 2, 3]), np.array([1.0, 2.0, 3.0, 4.0])
+    >>> reordered(place, heavy, np.array([0, 4]), np.array([2]), np.arange(4))
+    array([1, 0, 2, 3])
+    """
+    lengths = np.diff(offsets)
+    request_of = np.repeat(np.arange(len(lengths)), lengths)
+    goes_on = np.flatnonzero(place < num[request_of])
     # The forwarded ones are first already: only they are ordered anew.
-    final = np.lexsort((tie, np.where(goes_on, -heavy, -light), ~goes_on, request_of))
-    place[final] = row
-    return place
+    order = goes_on[np.lexsort((tie[goes_on], -heavy[goes_on], request_of[goes_on]))]
+    began = np.concatenate([[0], np.cumsum(np.minimum(num, lengths))])
+    final = place.copy()
+    final[order] = np.arange(len(order)) - began[request_of[order]]
+    return final
 
 
-def _num_forwarded(lengths: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
-    # A little less, so that 0.3 of 10 is 3 in binary too.
-    num: npt.NDArray[np.int64] = np.ceil(lengths * share * (1 - 1e-12)).astype(np.int64)
+def num_forwarded(lengths: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
+    """Return a share of each request's candidates ``[R]``, rounded up as a tier does.
+
+    Examples
+    --------
+    >>> num_forwarded(np.array([0, 10, 11]), 0.3).tolist()
+    [0, 3, 4]
+    """
+    num: npt.NDArray[np.int64] = num_of_share(torch.from_numpy(lengths), share).numpy()
     return num
 
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 Cli = Callable[..., Any]
 
@@ -48,3 +52,34 @@ def test_what_are_no_results_is_refused_in_one_line(cli: Cli, tmp_path: Path) ->
     done = cli("bench", "hap-page", str(tmp_path / "none.json"), "--out", str(tmp_path / "x.md"))
     assert done.status == 2
     assert "cannot be read" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_terminated_study_goes_on(
+    cli: Cli,
+    start_cli: Callable[..., subprocess.Popen[str]],
+    world_log: Path,
+    tmp_path: Path,
+    workers: int,
+) -> None:
+    command = ["bench", "hap", "world", "--log", world_log, "--out", tmp_path, "--no-judge"]
+    command += ["--lines", "ghcl", "--seeds", 1]
+    with start_cli([*command, "--workers", workers]) as process:
+        until = time.monotonic() + 120
+        while not list(tmp_path.rglob("result.json")):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode in (143, -signal.SIGTERM)
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert done
+    again = cli(*command)
+    assert again.status == 0
+    assert f"{len(done)} of 4 are done" in again.err or len(done) == 4
+    found = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert len(found) == 4
+    assert done.items() <= found.items()
+    assert not any("failed" in msgspec.json.decode(path.read_bytes()) for path in found)

@@ -9,12 +9,13 @@ import pytest
 from prerank.bench.hap import grid, sets
 from prerank.bench.hap import study as study_of
 from prerank.bench.hap.answers import PAIRS, answers
-from prerank.bench.hap.execute import is_done, read_scores
+from prerank.bench.hap.execute import is_done, read_result, read_scores
 from prerank.bench.hap.grid import LINES, final_jobs, lines_of, tuning_jobs
 from prerank.bench.hap.page import page
 from prerank.bench.hap.sets import SETS, StudySet
 from prerank.bench.hap.study import Study
 from prerank.errors import InputError
+from prerank.training.interrupt import InterruptedRunError
 from prerank.world import WorldConfig, write_world
 
 _SMALL = ("ghcl", "heavy_hard")
@@ -33,8 +34,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> StudySet:
-    monkeypatch.setattr(grid, "RATES", dict.fromkeys(grid.RATES, (0.001, 0.01)))
-    monkeypatch.setattr(study_of, "RATES", grid.RATES)
+    monkeypatch.setattr(grid, "RATES", (0.001, 0.01))
     return sets.StudySet(name="world", what="tiny", num_valid=30, num_test=30, max_seeds=2)
 
 
@@ -84,11 +84,57 @@ def test_a_misspelt_line_is_refused(log: Path, small: StudySet, tmp_path: Path) 
 def test_the_whole_study_is_at_most_250_trainings() -> None:
     keys = set()
     for name, chosen in SETS.items():
-        lines = lines_of(name)
-        rates = {line.name: grid.RATES[line.size][1] for line in lines if line.rate_of is None}
-        keys |= {job.key + name for job in tuning_jobs(name, lines)}
+        lines = lines_of(name, chosen.lines)
+        rates = {line.name: grid.RATES[1] for line in lines if line.rate_of is None}
+        if chosen.rates_of is None:
+            keys |= {job.key + name for job in tuning_jobs(name, lines)}
         keys |= {job.key + name for job in final_jobs(name, lines, rates, chosen.max_seeds)}
-    assert len(keys) <= 250
+    assert len(keys) == 245  # as the hypotheses file says; the bound is 250
+
+
+def test_a_set_takes_the_rates_that_another_one_chose(
+    log: Path, small: StudySet, tmp_path: Path
+) -> None:
+    other = msgspec.structs.replace(
+        small, name="world_1", lines=("ghcl",), rates_of="world", max_seeds=1
+    )
+    study = Study(other, log, tmp_path)
+    with pytest.raises(InputError, match=r"'world' chose.*has none for ghcl; run bench hap world"):
+        study.run(say=print)
+    origin = Study(small, log, tmp_path, only=("ghcl",), max_seeds=1)
+    assert origin.run(say=print)
+    assert study.run(say=print)
+    (folder,) = study.finished()["ghcl"].values()
+    assert folder.parent == tmp_path / "world_1" / "jobs"
+    assert study.rates() == origin.rates()
+    assert len(list(folder.parent.iterdir())) == 1  # nothing was tuned
+
+
+def test_ctrl_c_is_no_failed_training(
+    log: Path, small: StudySet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise InterruptedRunError("interrupted")
+
+    monkeypatch.setattr(study_of, "execute", interrupted)
+    study = Study(small, log, tmp_path, only=("ghcl",))
+    with pytest.raises(InterruptedRunError):
+        study.run(say=print)
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_times_are_of_trainings_without_diagnosis(
+    log: Path, small: StudySet, tmp_path: Path
+) -> None:
+    study = Study(small, log, tmp_path, only=("ghcl",))
+    assert study.run(say=print)
+    for seed, folder in study.finished()["ghcl"].items():
+        path = folder / "result.json"
+        found = {**read_result(folder), "train_s": 1.0 + seed}
+        path.write_bytes(msgspec.json.encode(found))
+    line = answers(study, print)["lines"]["ghcl"]
+    assert line["train_s"] == 1.0  # seed 1 was diagnosed
+    assert line["timed"] == {"seeds": 1, "diagnosed": False}
 
 
 def test_every_line_is_well_formed() -> None:

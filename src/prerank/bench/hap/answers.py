@@ -16,9 +16,10 @@ from prerank.bench.hap.cuts import budgets, promises, routers
 from prerank.bench.hap.execute import read_result, read_scores
 from prerank.bench.hap.facts import Facts
 from prerank.bench.hap.gradients import gradients_of
+from prerank.bench.hap.grid import RATES
 from prerank.bench.hap.recommend import LOSSES
 from prerank.bench.hap.shares import judge_shares
-from prerank.bench.hap.study import Study, Tick
+from prerank.bench.hap.study import Study, Tick, is_diagnosed
 from prerank.bench.machine import describe_machine
 from prerank.config import to_values
 
@@ -27,6 +28,7 @@ __all__ = ["PAIRS", "answers"]
 Floats = npt.NDArray[np.float64]
 
 _MIXED = ("mixed_bce", "mixed_nce", "mixed_both")
+_TIMES = ("train_s", "train_cpu_s", "samples_per_s")
 
 PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
     "H2": (
@@ -147,15 +149,18 @@ def _about(study: Study, name: str, seeds: Mapping[int, Path]) -> dict[str, Any]
         return {"what": "true utility" if name == "oracle" else "all scores alike"}
     results = [read_result(folder) for folder in seeds.values()]
     rate = study.rates()[line.rate_of or line.name]
+    # Diagnosis takes time of its own; a line of which every seed was diagnosed says so.
+    plain = [read_result(of) for seed, of in seeds.items() if not is_diagnosed(line, seed)]
+    timed = plain or results
     return {
         "what": line.what,
         "lr": rate,
         "lr_of": line.rate_of or line.name,
-        "lr_is_edge": study.is_edge(line.name, line.size, rate),
+        "lr_is_edge": rate in (RATES[0], RATES[-1]),
         "params_dense": results[0]["params_dense"],
         "params_table": results[0]["params_table"],
-        "train_s": float(np.median([r["train_s"] for r in results])),
-        "samples_per_s": float(np.median([r["samples_per_s"] for r in results])),
+        **{name: float(np.median([r[name] for r in timed])) for name in _TIMES},
+        "timed": {"seeds": len(timed), "diagnosed": not plain},
         "samples": results[0]["samples"],
         "steps": results[0]["steps"],
     }

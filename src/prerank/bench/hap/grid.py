@@ -2,13 +2,13 @@
 
 A *line* is one row of a table: a model, the sources it trains on, a loss. Each line has a grid of
 learning rates tried on one seed, or takes the rate of the line it varies. The claims rest on lines
-with five seeds; controls and variations have three, sweeps two.
+with five seeds; controls and variations have three, sweeps two or one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -17,11 +17,9 @@ from prerank.config import Config
 
 __all__ = ["LINES", "RATES", "Job", "Line", "final_jobs", "lines_of", "tuning_jobs"]
 
-Size = Literal["light", "medium", "heavy"]
+Size = Literal["light", "medium", "heavy", "paper_light", "paper_heavy"]
 HARD = ("exposed", "rank")
-RATES: dict[Size, tuple[float, ...]] = dict.fromkeys(
-    ("light", "medium", "heavy"), (3e-4, 1e-3, 3e-3, 1e-2)
-)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 """Learning rates tried, of the dense part; that of the tables is a fixed multiple."""
 
 
@@ -34,8 +32,8 @@ class Line(Config, frozen=True):
         Key, and one line for people.
     loss : dict
         Values of ``GHCL.Config``.
-    size : {"light", "medium", "heavy"}
-        Which model.
+    size : {"light", "medium", "heavy", "paper_light", "paper_heavy"}
+        Which model; ``paper``: as many parameters as the authors' have, about.
     sources : tuple of str, optional
         What it trains on; None: all.
     combine : dict
@@ -107,12 +105,13 @@ _FIXED = {"exposed": 0.5, "rank": 0.8, "prerank": 2.3, "random": 5.0}
 _STARVED = {"quotas": {"rank": 10, "prerank": 2, "random": 1.0}}
 _FLOODED = {"quotas": {"rank": 10, "prerank": 40, "random": 8.0}}
 _WORLD = ("world",)
+_CHEAPEST = ("mind",)
 
 
 def _sweep(name: str, of: str, what: str, **values: Any) -> Line:
     base = LINES_BY_NAME[of]
-    changes = {"name": name, "what": what, "rate_of": of, "seeds": 2, "only": _WORLD, **values}
-    return msgspec.structs.replace(base, **changes)
+    changes = {"name": name, "rate_of": of, "seeds": 2, "only": _WORLD, **values}
+    return msgspec.structs.replace(base, what=f"{base.what}; {what}", **changes)
 
 
 _FIRST = (
@@ -267,7 +266,7 @@ LINES_BY_NAME = {line.name: line for line in _FIRST}
 LINES = (
     *_FIRST,
     *(
-        _sweep(f"{of}@{name}", of, f"{LINES_BY_NAME[of].what}; {what}", sampling=sampling)
+        _sweep(f"{of}@{name}", of, what, sampling=sampling)
         for name, what, sampling in (
             ("starved", "10 rank, 2 prerank, 1 random per positive", _STARVED),
             ("flooded", "10 rank, 40 prerank, 8 random per positive", _FLOODED),
@@ -278,32 +277,44 @@ LINES = (
         _sweep(
             f"{of}@tau{tau:g}",
             of,
-            f"{LINES_BY_NAME[of].what}; temperature {tau:g}",
+            f"temperature {tau:g}",
             loss={**LINES_BY_NAME[of].loss, "temperature": tau},
+            seeds=seeds,
         )
-        for tau in (0.3,)
+        for tau, seeds in ((0.1, 1), (0.3, 2), (3.0, 1))
         for of in ("mixed_nce", "grouped_nce")
+    ),
+    *(
+        _sweep(name, of, "paper size", size=size, seeds=1, only=_CHEAPEST)
+        for name, of, size in (
+            ("paper_light", "ghcl", "paper_light"),
+            ("paper_heavy", "heavy", "paper_heavy"),
+            ("paper_heavy_hard", "heavy_hard", "paper_heavy"),
+        )
     ),
 )
 """Every line, in the order of the tables."""
 
 
-def lines_of(data: str) -> tuple[Line, ...]:
-    """Return the lines of a data set.
+def lines_of(data: str, names: Collection[str] = ()) -> tuple[Line, ...]:
+    """Return the lines of a data set; if it names some, those alone.
 
     Examples
     --------
     >>> "ghm" in [line.name for line in lines_of("ml1m")]
     False
+    >>> [line.name for line in lines_of("world_1", ("heavy", "ghcl"))]
+    ['ghcl', 'heavy']
     """
-    return tuple(line for line in LINES if not line.only or data in line.only)
+    lines = (line for line in LINES if not line.only or data in line.only)
+    return tuple(line for line in lines if not names or line.name in names)
 
 
 def tuning_jobs(data: str, lines: tuple[Line, ...]) -> Iterator[Job]:
     """Yield what is trained to choose learning rates: every rate of every tuned line, seed 0."""
     for line in lines:
         if line.rate_of is None:
-            for lr in RATES[line.size]:
+            for lr in RATES:
                 yield Job(data=data, line=line, lr=lr, seed=0)
 
 

@@ -1,13 +1,11 @@
-"""The three model sizes of the HAP study, about 0.18, 0.35 and 0.62 million dense parameters."""
+"""The study's model sizes: about 0.18, 0.35, 0.62 million dense parameters, and the paper's."""
 
 from __future__ import annotations
-
-import msgspec
 
 from prerank.bench.hap.grid import Line
 from prerank.models.base import Model
 from prerank.models.hap_expressive import HAPExpressive
-from prerank.models.hap_light import HAPLight
+from prerank.models.hap_light import HAPLight, Preset
 from prerank.nn import MLP, FusedTables
 from prerank.schema import Schema
 
@@ -37,14 +35,13 @@ def build_model(
     exclude : tuple of str
         Features that it does not read.
     """
-    light = msgspec.structs.replace(HAPLight.Config.preset("study"), tables=_TABLES)
-    light = msgspec.structs.replace(light, exclude=exclude)
-    if line.size == "light":
-        return light.build(schema)
+    preset: Preset = "paper" if line.size.startswith("paper_") else "study"
+    common = {"tables": _TABLES, "exclude": exclude}
+    if line.size in ("light", "paper_light"):
+        return HAPLight.Config.preset(preset, **common).build(schema)
     if line.size == "medium":
-        return msgspec.structs.replace(light, **_MEDIUM).build(schema)
-    heavy = msgspec.structs.replace(HAPExpressive.Config.preset("study"), tables=_TABLES)
-    heavy = msgspec.structs.replace(heavy, attention=line.attention, exclude=exclude)
+        return HAPLight.Config.preset(preset, **{**common, **_MEDIUM}).build(schema)
+    heavy = HAPExpressive.Config.preset(preset, attention=line.attention, **common)
     if trunk is not None:
         assert isinstance(trunk, HAPLight)
         return HAPExpressive.over(trunk, heavy)

@@ -33,6 +33,10 @@ class StudySet(Config, frozen=True):
         At most so many seeds of any line.
     exclude : tuple of str
         Features that no model reads.
+    lines : tuple of str
+        The lines it has; empty: all that do not name other sets.
+    rates_of : str, optional
+        Set whose learning rates it takes; None: tuned itself.
     """
 
     name: str
@@ -43,6 +47,8 @@ class StudySet(Config, frozen=True):
     num_test: int = 1500
     max_seeds: int = 5
     exclude: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    rates_of: str | None = None
 
     def parts(self, log: Log) -> dict[str, Part]:
         """Return ``train`` whole, ``valid`` and ``test`` thinned."""
@@ -80,7 +86,9 @@ SETS = {
     s.name: s
     for s in (
         StudySet(name="world", what="simulated funnel, 600 > 150 > 50 > 10"),
-        StudySet(name="ml1m", what="fitted funnel on MovieLens-1M, 400 > 100 > 30", epochs=2),
+        StudySet(
+            name="ml1m", what="fitted funnel on MovieLens-1M, 400 > 100 > 30", epochs=2, max_seeds=3
+        ),
         # Nearly all shown news is new, and hardly anything that the funnel retrieved is: whether
         # an id is known would tell positives from both.
         StudySet(
@@ -89,6 +97,16 @@ SETS = {
             epochs=3,
             max_seeds=3,
             exclude=("item",),
+        ),
+        *(
+            StudySet(
+                name=f"world_{seed}",
+                what=f"the simulated funnel with seed {seed}",
+                max_seeds=1,
+                lines=("mixed_both", "ghcl", "heavy"),
+                rates_of="world",
+            )
+            for seed in (1, 2)
         ),
     )
 }

@@ -2,11 +2,13 @@
 
 Every training is a folder of its own under ``OUT/SET/jobs``; the same call again skips what is
 done. A killed training goes on from its last checkpoint.
+
+A set may take the rates that another one chose: then nothing is tuned on it, and the other one has
+to be in the same ``OUT``.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,17 +19,31 @@ import torch
 
 from prerank.bench.hap.execute import RESULT, execute, is_done, read_result, read_scores
 from prerank.bench.hap.facts import Facts
-from prerank.bench.hap.grid import RATES, Job, Line, final_jobs, lines_of, tuning_jobs
+from prerank.bench.hap.grid import Job, Line, final_jobs, lines_of, tuning_jobs
 from prerank.bench.hap.sets import StudySet
+from prerank.bench.hap.workers import in_processes
 from prerank.errors import InputError, PrerankError
 from prerank.log.format.files import write_json
+from prerank.training.interrupt import InterruptedRunError
 
-__all__ = ["Study", "Tick"]
+__all__ = ["Study", "Tick", "is_diagnosed"]
 
 Tick = Callable[[str], None]
 _DECIDES = "auc/macro"
+_MACRO = "valid_macro.txt"
 _DIAGNOSED = ("mixed_bce", "mixed_nce", "mixed_both", "grouped_nce", "ghcl", "weighted_nce")
 _DIAGNOSE_EVERY = 25
+
+
+def is_diagnosed(line: Line, seed: int) -> bool:
+    """Whether the sources' gradients are diagnosed in a training, which takes time.
+
+    Examples
+    --------
+    >>> [is_diagnosed(lines_of("world")[0], seed) for seed in range(5)]
+    [False, True, True, True, False]
+    """
+    return (line.name in _DIAGNOSED or line.size == "heavy") and 1 <= seed <= 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +73,7 @@ class Study:
     @property
     def lines(self) -> tuple[Line, ...]:
         """The lines, with those whose rate or trunk they take."""
-        lines = lines_of(self.chosen.name)
+        lines = lines_of(self.chosen.name, self.chosen.lines)
         if not self.only:
             return lines
         known = {line.name: line for line in lines}
@@ -82,7 +98,7 @@ class Study:
 
     def folder(self, job: Job) -> Path:
         """Folder of a job's results."""
-        return self.out / self.chosen.name / "jobs" / job.key
+        return self.out / job.data / "jobs" / job.key
 
     def facts(self, names: tuple[str, ...] = ("valid",)) -> dict[str, Facts]:
         """Return what happened on parts."""
@@ -101,10 +117,12 @@ class Study:
         until : float, optional
             Time (seconds since the epoch) after which no training is begun.
         """
-        tuning = list(tuning_jobs(self.chosen.name, self.lines))
-        if not self._work(tuning, workers, say, until, "choosing rates"):
-            return False
+        if self.chosen.rates_of is None:
+            tuning = list(tuning_jobs(self.chosen.name, self.lines))
+            if not self._work(tuning, workers, say, until, "choosing rates"):
+                return False
         rates = self.rates()
+        self._check()
         jobs = list(final_jobs(self.chosen.name, self.lines, rates, self.seeds))
         alone = [job for job in jobs if not job.line.shared]
         over = [job for job in jobs if job.line.shared]
@@ -116,15 +134,21 @@ class Study:
         return {name: max(tried, key=lambda lr: tried[lr]) for name, tried in self.tried().items()}
 
     def tried(self) -> dict[str, dict[float, float]]:
-        """Return, by tuned line, the macro source AUC on valid of each finished rate."""
+        """Return, by tuned line, the macro source AUC on valid of each finished rate.
+
+        Those of the set whose rates it takes, as far as they were judged there.
+        """
         facts: Facts | None = None
         found: dict[str, dict[float, float]] = {}
-        for job in tuning_jobs(self.chosen.name, self.lines):
+        origin = self.chosen.rates_of or self.chosen.name
+        for job in tuning_jobs(origin, self.lines):
             folder = self.folder(job)
             if not is_done(folder) or "failed" in read_result(folder):
                 continue
-            path = folder / "valid_macro.txt"
+            path = folder / _MACRO
             if not path.is_file():
+                if origin != self.chosen.name:
+                    continue
                 facts = facts or self.facts()["valid"]
                 values = facts.values(read_scores(folder, "valid"))[_DECIDES]
                 path.write_text(repr(float(np.nanmean(values))), encoding="utf-8")
@@ -132,10 +156,25 @@ class Study:
             found.setdefault(job.line.name, {})[job.lr] = value
         return found
 
-    def is_edge(self, name: str, size: str, lr: float) -> bool:
-        """Whether the chosen rate is the first or last one tried."""
-        grid = RATES[size]  # type: ignore[index]
-        return lr in (grid[0], grid[-1])
+    def _check(self) -> None:
+        """Refuse to train at rates that another set has not chosen yet."""
+        origin = self.chosen.rates_of
+        if origin is None:
+            return
+        tried = self.tried()
+        missing = {line.rate_of or line.name for line in self.lines} - set(tried)
+        for job in tuning_jobs(origin, self.lines):
+            folder = self.folder(job)
+            if not is_done(folder) or not (
+                "failed" in read_result(folder) or (folder / _MACRO).is_file()
+            ):
+                missing.add(job.line.name)
+        if missing:
+            raise InputError(
+                f"bench hap {self.chosen.name}: takes the learning rates that '{origin}' chose, "
+                f"and {self.out / origin} has none for {', '.join(sorted(missing))}; run bench hap "
+                f"{origin} into the same --out first"
+            )
 
     def finished(self) -> dict[str, dict[int, Path]]:
         """Return the folders of finished final trainings by line and seed."""
@@ -175,15 +214,8 @@ class Study:
         self, jobs: Iterable[Job], workers: int, until: float | None
     ) -> Iterator[tuple[Job, float]]:
         tasks = [(self, job, until) for job in jobs]
-        if workers == 1:
-            results = map(_do, tasks)
-            yield from (r for r in results if r is not None)
-            return
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(workers) as pool:
-            for result in pool.imap_unordered(_do, tasks):
-                if result is not None:
-                    yield result
+        results = map(_do, tasks) if workers == 1 else in_processes(_do, tasks, workers)
+        yield from (result for result in results if result is not None)
 
     def do(self, job: Job) -> float:
         """Do one job in this process, one thread; return the seconds of its training."""
@@ -193,7 +225,6 @@ class Study:
             rates = self.rates()
             line = next(line for line in self.lines if line.name == "ghcl")
             light = self.folder(Job(data=job.data, line=line, lr=rates["ghcl"], seed=job.seed))
-        diagnosed = job.line.name in _DIAGNOSED or job.line.size == "heavy"
         began = time.monotonic()
         try:
             result = execute(
@@ -202,8 +233,10 @@ class Study:
                 self.chosen.open(self.log),
                 self.folder(job),
                 light=light,
-                diagnose_every=_DIAGNOSE_EVERY if diagnosed and 1 <= job.seed <= 3 else None,
+                diagnose_every=_DIAGNOSE_EVERY if is_diagnosed(job.line, job.seed) else None,
             )
+        except InterruptedRunError:
+            raise
         except PrerankError as error:  # a rate at which it diverges is an answer, too
             result = {"failed": str(error), "train_s": time.monotonic() - began}
             write_json(result, self.folder(job) / RESULT)

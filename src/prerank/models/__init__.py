@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from prerank.models.din import DIN as DIN
     from prerank.models.hap_expressive import HAPExpressive as HAPExpressive
     from prerank.models.hap_light import HAPLight as HAPLight
+    from prerank.models.hstu import HSTU as HSTU
     from prerank.models.mlp import MLPPreranker as MLPPreranker
     from prerank.models.two_tower import TwoTower as TwoTower
 
@@ -25,6 +26,7 @@ TABLE: dict[str, str] = {
     "two_tower": "prerank.models.two_tower:TwoTower",
     "mlp": "prerank.models.mlp:MLPPreranker",
     "din": "prerank.models.din:DIN",
+    "hstu": "prerank.models.hstu:HSTU",
     "hap_light": "prerank.models.hap_light:HAPLight",
     "hap_expressive": "prerank.models.hap_expressive:HAPExpressive",
 }

@@ -4,6 +4,7 @@ from prerank.nn.attention import HistoryAttention, TokenAttention
 from prerank.nn.encoders import Encoders
 from prerank.nn.features import FeatureEncoder, used_features
 from prerank.nn.history import Histories, HistoryPooling, encode_events, last_events
+from prerank.nn.hstu import HSTUStack, HSTUState
 from prerank.nn.linear import RowKind, SplitLinear
 from prerank.nn.mlp import MLP, finish, linear
 from prerank.nn.tables import FusedTables
@@ -13,6 +14,8 @@ __all__ = [
     "Encoders",
     "FeatureEncoder",
     "FusedTables",
+    "HSTUStack",
+    "HSTUState",
     "Histories",
     "HistoryAttention",
     "HistoryPooling",

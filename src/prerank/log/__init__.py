@@ -1,6 +1,7 @@
 """The request log: write, read, stream, split, check, transform."""
 
 from prerank.log.check import CheckReport, Finding, check_log
+from prerank.log.dedup import as_impressions, dedup_impressions
 from prerank.log.format.columns import Columns
 from prerank.log.growth import (
     JoinReport,
@@ -39,8 +40,10 @@ __all__ = [
     "Transforms",
     "WriteReport",
     "append_log",
+    "as_impressions",
     "check_log",
     "compute_stats",
+    "dedup_impressions",
     "from_impressions",
     "group_impressions",
     "join_labels",

@@ -307,6 +307,17 @@ class Part:
         if rest is not None:
             yield rest
 
+    def deduplicated(self) -> Part:
+        """Return the same requests, equal ones of a batch merged: for logs of single impressions.
+
+        A batch still counts stored rows, so it holds as many candidates of fewer requests. Rows of
+        one user and time stay together when shuffled, as far as they lie within the 16 row groups
+        that are read together. See :mod:`prerank.log.deduped`.
+        """
+        from prerank.log.deduped import DedupedPart
+
+        return DedupedPart(self.log, self.rows, self.name)
+
     def batches(
         self,
         transforms: Transforms,

@@ -39,6 +39,15 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"trunk": {"width": 6, "tower": {"hidden": [7], "dropout": 0.2}}, "skip": False},
         {"trunk": {"width": 6}, "attention": "history", "num_heads": 1},
     ],
+    "hstu": [
+        {"stack": {"weights": "softmax", "context_sees": "context", "window": 3, "num_heads": 1}},
+        {
+            "stack": {"form": "paper", "num_context": 0, "normaliser": "visible"},
+            "head": {"hidden": [9], "dropout": 0.2},
+        },
+        {"stack": {"num_layers": 1, "num_context": 3, "dropout": 0.2, "chunk": 2, "cells": 8}},
+        {"stack": {"norm": "head", "position_buckets": 0, "time_buckets": 0, "query_width": 5}},
+    ],
     "din": [
         {"weights": "plain", "width": 5, "head": {"hidden": [9], "dropout": 0.2}},
     ],

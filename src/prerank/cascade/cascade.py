@@ -19,13 +19,14 @@ Shapes: ``R`` requests, ``I`` candidates, ``F`` candidates forwarded to a tier.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from prerank.batch import Inputs
+from prerank.batch import Inputs, Scores
 from prerank.cascade.ladder import Ladder, sort_within
 from prerank.cascade.reserves import Moves, Reserves, group_codes
 from prerank.cascade.routers import Facts
@@ -35,7 +36,17 @@ from prerank.errors import InputError
 from prerank.jagged import lengths_to_offsets, segment_max
 from prerank.models.base import Model
 
-__all__ = ["Cascade", "Order"]
+__all__ = ["Cascade", "Limit", "Order", "Scoring"]
+
+
+Limit = Callable[[int, Tensor], Tensor]
+
+
+class Scoring(Protocol):
+    """What scores the candidates that reach a tier; :class:`~prerank.cascade.states.States`."""
+
+    def score(self, index: int, candidates: Tensor) -> Scores:
+        """Score candidates ``[F]`` int64, in ascending order, with the model of a tier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +136,8 @@ class Cascade:
         tie: Tensor | None = None,
         groups: Mapping[str, Tensor] | None = None,
         facts: Facts | None = None,
+        states: Scoring | None = None,
+        limit: Limit | None = None,
     ) -> Order:
         """Order the candidates of a batch.
 
@@ -144,6 +157,13 @@ class Cascade:
             candidate need not be given.
         facts : Facts, optional
             For the routers ``random`` and ``oracle``, which serving never uses.
+        states : Scoring, optional
+            What scores, instead of the models on the inputs: an engine that holds states. Of the
+            inputs only the first is read then, for the requests and the features of reserves.
+        limit : callable, optional
+            Called with a tier's index and how many candidates each request would forward to it
+            ``[R]`` int64; returns how many it may ``[R]``. The rest stays as the tiers before have
+            ordered it: for deadlines.
 
         Returns
         -------
@@ -158,7 +178,8 @@ class Cascade:
         """
         if len(inputs) != len(self.tiers):
             raise InputError(f"cascade: {len(self.tiers)} tiers got {len(inputs)} inputs")
-        first, states = inputs[0], States(self.models, inputs)
+        first = inputs[0]
+        states = States(self.models, inputs) if states is None else states
         num_candidates = first.offsets.diff()
         device = first.request_of.device
         position = torch.empty_like(first.request_of)
@@ -195,6 +216,11 @@ class Cascade:
                 behind = ladder.place > last[ladder.request]
                 kept = torch.ones_like(first.request_of, dtype=torch.bool) if kept is None else kept
                 kept[ordered[behind]] = False
+            if limit is not None:
+                wanted = torch.bincount(ladder.request[selected], minlength=ladder.num_requests)
+                selected = _first_of(selected, ladder, limit(index + 1, wanted))
+                if not selected.any():
+                    break
             slots = slots[selected]
             forwarded = torch.zeros_like(first.request_of, dtype=torch.bool)
             forwarded[ordered[selected]] = True
@@ -233,6 +259,13 @@ class Cascade:
         position = torch.empty_like(position)
         position[sequence] = torch.where(alive, place, -1)
         return Order(position, deepest, moves)
+
+
+def _first_of(selected: Tensor, ladder: Ladder, most: Tensor) -> Tensor:
+    """Return which of the selected ``[F]`` are among the first ``most [R]`` of their request."""
+    count = selected.long().cumsum(0)
+    before = torch.cat([count.new_zeros(1), count])[ladder.offsets[:-1]]
+    return selected & (count - before[ladder.request] <= most[ladder.request])
 
 
 def _descending(value: Tensor, offsets: Tensor, tie: Tensor | None) -> Tensor:

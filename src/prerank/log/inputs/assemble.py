@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from prerank.batch import Features, History, Inputs, RequestBatch
+from prerank.batch import Features, History, Inputs, Pairs, RequestBatch
 from prerank.jagged import Jagged
 from prerank.log.format.columns import CANDIDATES, Columns, Group, history_key
 from prerank.log.format.items import ItemTable
@@ -59,7 +60,7 @@ class Assembler:
     maps : dict of str to ndarray int32
         Table row of each vocabulary row of the log.
     items : ItemTable
-        The log's items; their features are transformed once, here.
+        The log's items.
     max_history : int
         Most recent events kept.
     """
@@ -80,11 +81,54 @@ class Assembler:
         self.maps = maps
         self.items = items
         self.max_history = max_history
+        self._item_rows: npt.NDArray[np.int32] | None = None
+
+    @cached_property
+    def item_features(self) -> Features:
+        """Features of all items, one row each, transformed once."""
         nothing = Columns({"row": np.zeros(0, np.int64)}, {})
-        self.item_features = self._features("item", nothing, items.num_items)
+        return self._features("item", nothing, self.items.num_items)
+
+    def over(self, items: ItemTable, item_rows: npt.NDArray[np.int32] | None = None) -> Assembler:
+        """Return the same transforms over other items.
+
+        Parameters
+        ----------
+        items : ItemTable
+            Encoded as the log's own.
+        item_rows : ndarray ``[num_items]`` int32, optional
+            Row of each item in the table of item ids; default: as in the log.
+        """
+        other = Assembler(
+            self.schema,
+            self.log_schema,
+            self.dense,
+            self.maps,
+            items,
+            max_history=self.max_history,
+        )
+        other._item_rows = item_rows
+        return other
 
     def batch(self, columns: Columns) -> RequestBatch:
         """Assemble one batch; candidates and histories share one set of unique items."""
+        inputs = self.inputs(columns)
+        return RequestBatch(inputs, build_evidence(columns, self.log_schema, self.schema))
+
+    def pairs(self, columns: Columns) -> Pairs:
+        """Assemble the candidate side alone; ``item_of`` is the item's row in the item table."""
+        candidates = columns.groups[CANDIDATES]
+        num_requests = columns.num_requests
+        request_of = np.repeat(np.arange(num_requests), np.diff(candidates.offsets))
+        return Pairs(
+            request_of=torch.from_numpy(request_of),
+            item_of=torch.from_numpy(candidates.values["item"].astype(np.int64)),
+            candidate=self._features("candidate", columns, len(request_of)),
+            context=self._features("context", columns, num_requests),
+        )
+
+    def inputs(self, columns: Columns) -> Inputs:
+        """Assemble what models may read; neither stages nor labels are looked at."""
         candidates = columns.groups[CANDIDATES]
         histories = {
             s: columns.groups[history_key(s)].tail(self.max_history) for s in self.schema.streams
@@ -95,7 +139,7 @@ class Assembler:
         num_requests = columns.num_requests
         offsets = torch.from_numpy(candidates.offsets)
         request_of = np.repeat(np.arange(num_requests), np.diff(candidates.offsets))
-        inputs = Inputs(
+        return Inputs(
             user=self._features("user", columns, num_requests),
             context=self._features("context", columns, num_requests),
             history={
@@ -108,7 +152,6 @@ class Assembler:
             request_of=torch.from_numpy(request_of),
             item_of=torch.from_numpy(parts[0]),
         )
-        return RequestBatch(inputs, build_evidence(columns, self.log_schema, self.schema))
 
     def _features(self, owner: Owner, columns: Columns, num_rows: int) -> Features:
         categorical = [
@@ -145,6 +188,8 @@ class Assembler:
         index: npt.NDArray[Any]
         match feature.owner:
             case "item" if feature.name == "item":
+                if self._item_rows is not None:
+                    return self._item_rows
                 index = np.arange(num_rows)
             case "item":
                 index = self.items.scalars[feature.column]

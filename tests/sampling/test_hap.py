@@ -13,7 +13,9 @@ from sklearn.metrics import roc_auc_score
 from prerank.config import from_values, to_values
 from prerank.errors import InputError
 from prerank.log import Columns, Transforms
+from prerank.log.format.vocab import UNKNOWN_ROW
 from prerank.sampling import HAPSampler, sampled
+from prerank.sampling.base import knowing
 from prerank.sampling.counts import SamplingCounts
 
 STAGES = ("pool", "retrieval", "prerank", "rank", "exposed")
@@ -380,3 +382,60 @@ def test_the_description_tells_what_popularity_was_counted_in(funnel: Any) -> No
     assert train["fitted_on"]["part"] == "train"
     plain = config().build(funnel.log).describe()
     assert plain == to_values(config())
+
+
+def test_unknown_items_can_be_left_undrawn(funnel: Any, split: Any) -> None:
+    part = funnel.log["train"]
+    is_known = Transforms.fit(part, min_count=10).knows(funnel.log)
+    assert 0.2 < is_known[2:].mean() < 0.8
+    options = config(unknown="skip", alive=True)
+    before = options.build(part)
+    sampler = knowing(before, Transforms.fit(part, min_count=10), funnel.log)
+    assert sampler is not None
+    columns = next(sampled(part.columns(10**6), sampler, seed=0))
+    fresh = columns.candidates.values["stage"] == 0
+    assert is_known[columns.candidates.values["item"][fresh]].all()
+    # What is stored is chosen as before, and what knows nothing draws from all.
+    plain = next(sampled(part.columns(10**6), before, seed=0))
+    stored = plain.candidates.values["stage"] != 0
+    for name in ("item", "sample_prob"):
+        kept = columns.candidates.values[name][~fresh]
+        np.testing.assert_array_equal(kept, plain.candidates.values[name][stored])
+    assert not is_known[plain.candidates.values["item"][~stored]].all()
+
+
+def test_the_chance_of_known_items_counts_them(funnel: Any, split: Any) -> None:
+    part = funnel.log["train"]
+    transforms = Transforms.fit(part, min_count=10)
+    is_known = transforms.knows(funnel.log)
+    sampler = knowing(config(unknown="skip").build(part), transforms, funnel.log)
+    assert sampler is not None
+    columns = next(sampled(part.columns(10**6), sampler, seed=0))
+    listed = next(part.columns(10**6)).candidates
+    for row, values in enumerate(split(columns)):
+        chance = values["sample_prob"][values["stage"] == 0]
+        if len(chance):
+            own = listed.values["item"][listed.offsets[row] : listed.offsets[row + 1]]
+            left = is_known[2:].sum() - is_known[own].sum()
+            assert (1 / chance).sum() == pytest.approx(left, rel=1e-5)
+
+
+def test_batches_of_a_model_hold_no_unknown_random_item(funnel: Any) -> None:
+    part = funnel.log["train"]
+    transforms = Transforms.fit(part, min_count=10)
+    shares = {}
+    for unknown in ("keep", "skip"):
+        sampler = knowing(config(unknown=unknown).build(part), transforms, funnel.log)
+        batch = next(part.batches(transforms, 60, sampler=sampler))
+        rows = batch.inputs.items.categorical[:, 0][batch.inputs.item_of]
+        shares[unknown] = float((rows == UNKNOWN_ROW)[batch.evidence.stage == 0].double().mean())
+    assert shares["keep"] > 0.2  # negative control
+    assert shares["skip"] == 0.0
+
+
+def test_runs_from_before_unknown_was_a_choice_go_on(funnel: Any) -> None:
+    part = funnel.log["train"]
+    sampler = config(unknown="keep").build(part)
+    assert "unknown" not in sampler.describe()
+    assert config().build(part).describe()["unknown"] == "skip"
+    assert knowing(sampler, Transforms.fit(part, min_count=10), funnel.log) is sampler

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from prerank.log.format.columns import Columns
 
 if TYPE_CHECKING:
+    from prerank.log import Log, Transforms
     from prerank.sampling.counts import SamplingCounts
 
-__all__ = ["Sampler", "sampled"]
+__all__ = ["KnowsItems", "Sampler", "knowing", "sampled"]
 
 
 class Sampler(Protocol):
@@ -50,6 +54,30 @@ class Sampler(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return plain values that tell this sampler from others: a run resumes with equal ones."""
         ...
+
+
+@runtime_checkable
+class KnowsItems(Protocol):
+    """A sampler whose draws depend on the items that the model has a row for."""
+
+    def knowing(self, is_known: npt.NDArray[np.bool_]) -> Self:
+        """Return the sampler for a model that knows these items ``[num_items]`` of the log."""
+        ...
+
+
+def knowing(sampler: Sampler | None, transforms: Transforms, log: Log) -> Sampler | None:
+    """Tell a sampler that asks for it which items of a log a model has rows for.
+
+    Parameters
+    ----------
+    sampler : Sampler, optional
+        Returned as it is if it does not ask.
+    transforms : Transforms
+        The model's.
+    log : Log
+        What is sampled from.
+    """
+    return sampler.knowing(transforms.knows(log)) if isinstance(sampler, KnowsItems) else sampler
 
 
 def sampled(

@@ -7,14 +7,15 @@ position 50 of its order, 10 of the pre-ranking stage from below position 200 of
 
 [Inferred or our own choice] The draws within a source are uniform; floors shrink in small funnels;
 a random item that the request retrieved anyway is drawn again; random items were seen by some
-request before this one; they borrow the candidate features of a retrieved one. How random items
-are distributed is in no source: uniform by default.
+request before this one, and the model has a row for them; they borrow the candidate features of a
+retrieved one. How random items are distributed is in no source: uniform by default.
 
 Shapes: ``R`` requests, ``I`` stored candidates.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,6 +122,12 @@ class HAPSampler:
         requests : {"all", "with_positive"}
             ``with_positive`` leaves out requests without positive, which contrastive losses
             skip anyway.
+        unknown : {"skip", "keep"}
+            What becomes of items that the model has no row for, being too rare
+            (``FitConfig.min_count``). ``keep`` draws them too: where hardly anything else in
+            training is that rare, the shared row of unknown ids learns to be a negative, and what
+            is new at serving time is ranked by it. ``skip`` needs to be told what a model knows:
+            ``fit`` does so; without a model the sampler draws from all.
         """
 
         quotas: dict[str, int | float | None] = msgspec.field(
@@ -138,6 +145,7 @@ class HAPSampler:
         leave_out_history: bool = False
         candidate_features: CandidateFeatures = "borrow"
         requests: Literal["all", "with_positive"] = "all"
+        unknown: Literal["skip", "keep"] = "skip"
 
         def build(self, source: Log | Part) -> HAPSampler:
             """Make the sampler for a log or a part; popularity is counted in a part, once.
@@ -175,7 +183,17 @@ class HAPSampler:
     def describe(self) -> dict[str, Any]:
         """Return the values of the configuration, and what the popularity was counted in."""
         values = to_values(self.config)
+        if self.config.unknown == "keep":
+            del values["unknown"]  # as in runs from before there was a choice: those go on
         return values if self.fitted_on is None else {**values, "fitted_on": self.fitted_on}
+
+    def knowing(self, is_known: npt.NDArray[np.bool_]) -> HAPSampler:
+        """Return the sampler for a model that has rows for these items ``[num_items]``."""
+        if self.config.unknown == "keep" or self._pool is None:
+            return self
+        sampler = copy.copy(self)
+        sampler._pool = self._pool.only(is_known)
+        return sampler
 
     def sample(
         self,

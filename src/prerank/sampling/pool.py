@@ -121,6 +121,22 @@ class ItemPool:
             weights=None if weights is None else weights[NUM_RESERVED:size],
         )
 
+    def only(self, is_kept: npt.NDArray[np.bool_]) -> ItemPool:
+        """Return the pool without the items of the log that are not kept ``[num_items]``.
+
+        Examples
+        --------
+        >>> ItemPool.of(np.arange(2, 6), 6).only(np.arange(6) != 3).items
+        array([2, 4, 5])
+        """
+        chosen = is_kept[self.items]
+        return ItemPool.of(
+            self.items[chosen],
+            len(self.place),
+            first_seen=None if self.first_seen is None else self.first_seen[chosen],
+            weights=None if self.weights is None else self.weights[chosen],
+        )
+
     @property
     def num_items(self) -> int:
         """Number of items that can be drawn at all."""

@@ -12,7 +12,7 @@ from prerank.log import Part, Transforms
 from prerank.log.format.files import write_json
 from prerank.models.base import Model
 from prerank.objectives.base import Objective
-from prerank.sampling.base import Sampler
+from prerank.sampling.base import Sampler, knowing
 from prerank.training import distributed
 from prerank.training.combine import Combine, Sum
 from prerank.training.config import FitConfig
@@ -144,6 +144,8 @@ def fit(
         trainer.load_optimisers(start.optimisers)
         if folder is not None and is_first:
             write_json(start.drift, folder.path / DRIFT)
+    assert model.transforms is not None
+    sampler = knowing(sampler, model.transforms, train.log)
     sitting = Sitting(trainer, train, valid, folder, sampler)
     try:
         return sitting.run(progress=progress and is_first)

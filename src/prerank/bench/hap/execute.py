@@ -104,9 +104,9 @@ def execute(
         kind = get_combine(values.pop("name"))
         combine = from_values(kind.Config, values, where=f"{where}: combine").build()
     kind = get_sampler("hap")
-    sampler = from_values(kind.Config, job.line.sampling, where=f"{where}: sampling").build(
-        parts["train"]
-    )
+    # As the first trainings of the study had it, from before there was a choice.
+    sampling = {"unknown": "keep", **job.line.sampling}
+    sampler = from_values(kind.Config, sampling, where=f"{where}: sampling").build(parts["train"])
     values = chosen.fit_values(job.lr, job.seed, diagnose_every, job.line.table_rate)
     began = time.perf_counter()
     cpu = time.process_time()

@@ -235,7 +235,7 @@ class Study:
                 light=light,
                 diagnose_every=_DIAGNOSE_EVERY if is_diagnosed(job.line, job.seed) else None,
             )
-        except InterruptedRunError:
+        except (InputError, InterruptedRunError):
             raise
         except PrerankError as error:  # a rate at which it diverges is an answer, too
             result = {"failed": str(error), "train_s": time.monotonic() - began}

@@ -186,6 +186,16 @@ class Transforms:
         """Turn columns of a log into a batch."""
         return self.assembler(log).batch(columns)
 
+    def knows(self, log: Log, name: str = "item") -> npt.NDArray[np.bool_]:
+        """Return which rows ``[size]`` of a log's vocabulary have a row of their own in training.
+
+        The others share the row of unknown ids. All, where ``name`` is no feature of the log.
+        """
+        if name not in self.vocabularies:
+            return np.ones(log.schema.size(name), dtype=np.bool_)
+        known: npt.NDArray[np.bool_] = self._map(log, name) != UNKNOWN_ROW
+        return known
+
     def _map(self, log: Log, name: str) -> Map:
         """Return the table row of each row of the log's vocabulary."""
         trained, rows = self.vocabularies[name], self.rows[name]

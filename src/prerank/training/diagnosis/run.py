@@ -16,7 +16,7 @@ from prerank.config import from_values
 from prerank.errors import InputError
 from prerank.log import Part
 from prerank.objectives.base import Objective
-from prerank.sampling.base import Sampler
+from prerank.sampling.base import Sampler, knowing
 from prerank.schema import Schema
 from prerank.training.diagnosis.batch import diagnose
 from prerank.training.diagnosis.hook import KIND
@@ -97,7 +97,8 @@ def diagnose_run(
     run = read_run(path)
     model = load_run(path).to(device)
     objective = load_objective(path, model.schema)
-    sampler = load_sampler(path, part)
+    assert model.transforms is not None
+    sampler = knowing(load_sampler(path, part), model.transforms, part.log)
     size = batch_size or int(run.fit["batch_size"])
     assert model.transforms is not None
     weights = _weights(path, run)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prerank.cascade import Cascade, Mass, Threshold
+from prerank.cascade import Cascade, Gap, Mass, Threshold
 from prerank.evaluation.runs import load_scorer
 
 Cli = Callable[..., Any]
@@ -47,6 +47,8 @@ def test_a_share_makes_a_cascade_that_evaluates(
     [
         (("--promise", 0.5, "--top-m", 5), Mass),
         (("--mean", 20, "--rule", "threshold"), Threshold),
+        (("--mean", 20, "--rule", "gap", "--place", 10), Gap),
+        (("--promise", 0.5, "--rule", "gap", "--place", 10, "--top-m", 5), Gap),
     ],
 )
 def test_a_level_is_found_on_a_part(
@@ -63,6 +65,8 @@ def test_a_level_is_found_on_a_part(
     assert isinstance(cascade, Cascade)
     rule = cascade.tiers[0].forward
     assert isinstance(rule, kind)
+    if isinstance(rule, Gap):
+        assert rule.place == 10
     if options[0] == "--promise":
         assert rule.promise is not None
         assert (rule.promise.epsilon, rule.promise.top_m) == (0.5, 5)
@@ -81,6 +85,9 @@ def test_a_level_is_found_on_a_part(
         (("--forward", 1.5), "forward is 1.5; expected a share in (0, 1]"),
         (("--forward", 0.3, "--tail", "cut"), "tail"),
         (("--mean", 5), "--mean needs --log LOG to calibrate on"),
+        (("--mean", 5, "--rule", "gap"), "--rule gap and --place N, whose score is its mark: give"),
+        (("--mean", 5, "--place", 3), "--rule gap and --place N, whose score is its mark: give"),
+        (("--forward", 0.3, "--rule", "share"), "--rule share is of --promise and --mean; give"),
     ],
 )
 def test_what_makes_no_cascade_is_refused(

@@ -34,8 +34,12 @@ def cascade(
         float | None, typer.Option(metavar="N", help="Forward so many on average, where it pays.")
     ] = None,
     rule: Annotated[
-        str, typer.Option(metavar="NAME", help="Of --promise, --mean: mass, threshold, share.")
+        str, typer.Option(metavar="NAME", help="Of --promise, --mean: mass, threshold, gap, share.")
     ] = "mass",
+    place: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Of --rule gap: whose score is the mark."),
+    ] = None,
     log: Annotated[
         Path | None, typer.Option(metavar="LOG", help="Log that --promise, --mean calibrate on.")
     ] = None,
@@ -55,7 +59,8 @@ def cascade(
     evaluate takes its folder like that of a run.
 
     --promise and --mean choose how much the first of two tiers forwards from its scores on a part
-    of a log.
+    of a log. --rule says by what: softmax mass, a score, the gap below the score of place --place
+    (say, how many the next stage keeps), or a share.
 
     Example: prerank cascade runs/light runs/expressive --forward 0.3 --out runs/cascade
     """
@@ -69,6 +74,10 @@ def cascade(
     calibrated = [name for name, v in (("--promise", promise), ("--mean", mean)) if v is not None]
     if bool(forward) + len(calibrated) != 1:
         raise InputError("cascade: give one of --forward, --promise and --mean")
+    if (place is not None) != (rule == "gap"):
+        raise InputError("cascade: --rule gap and --place N, whose score is its mark: give both")
+    if rule != "mass" and not calibrated:
+        raise InputError(f"cascade: --rule {rule} is of --promise and --mean; give one of them")
     models = [load_run(run) for run in runs]
     amounts: list[Any] = [_amount(text) for text in forward or []]
     if calibrated:
@@ -79,7 +88,7 @@ def cascade(
         from prerank.log import open_log
 
         chosen = open_log(log)[part]
-        amounts = [_calibrated(Tier(models[0]), chosen, rule, promise, mean, top_m)]
+        amounts = [_calibrated(Tier(models[0]), chosen, rule, promise, mean, top_m, place)]
     if len(amounts) != len(runs) - 1:
         raise InputError(
             f"cascade: {len(runs)} runs and {len(amounts)} --forward; give one for each run but "
@@ -109,10 +118,16 @@ def _amount(text: str) -> float | int:
 
 
 def _calibrated(
-    tier: Tier, part: Part, name: str, epsilon: float | None, mean: float | None, top_m: int
+    tier: Tier,
+    part: Part,
+    name: str,
+    epsilon: float | None,
+    mean: float | None,
+    top_m: int,
+    place: int | None,
 ) -> Rule:
     """Choose the level of a rule on a part and say what was found."""
-    from prerank.cascade import Mass, Share, Threshold
+    from prerank.cascade import Gap, Mass, Share, Threshold
     from prerank.errors import InputError, did_you_mean
     from prerank.evaluation.studies import budget
     from prerank.evaluation.studies import promise as promises
@@ -120,6 +135,7 @@ def _calibrated(
     families: dict[str, Rule] = {
         "mass": Mass(mass=0.5),
         "threshold": Threshold(score=0.0),
+        "gap": Gap(within=0.0, place=place or 1),
         "share": Share(share=0.5),
     }
     if name not in families:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from prerank.training import read_run
+from prerank.models import HAPExpressive
+from prerank.training import load_run, read_run
 
 Cli = Callable[..., Any]
 
@@ -55,6 +56,60 @@ def test_values_reach_model_objective_and_training(cli: Cli, world_log: Path, ou
     assert run.model.config["history"]["kind"] == "mean"
     assert run.objective.config["sources"] == ["exposed", "rank"]
     assert run.objective.config["source_weights"] == {"rank": 0.5}
+
+
+def test_an_expressive_model_is_trained_over_a_finished_light_run(
+    cli: Cli, world_log: Path, tmp_path: Path
+) -> None:
+    light, strong, out = (tmp_path / name for name in ("light", "strong", "cascade"))
+    few = ("--set", "fit.max_steps=2", "--set", "fit.batch_size=16")
+    assert cli("train", "hap_light", "--log", world_log, "--out", light, *few).status == 0
+    argv = ("train", "hap_expressive", "--log", world_log, "--out", strong, *few)
+    done = cli(*argv, "--over", light)
+    assert done.status == 0, done.err
+    run, trunk, model = read_run(strong), read_run(light), load_run(strong)
+    assert run.trunk is not None
+    assert run.trunk.weights_sha256 == trunk.weights_sha256
+    assert run.seen == [trunk.parts["train"], run.parts["train"]]
+    # The trunk is as it was, so a cascade passes its states on.
+    assert isinstance(model, HAPExpressive)
+    assert model.is_over(load_run(light))
+    assert cli("cascade", light, strong, "--forward", "0.5", "--out", out).status == 0
+    assert cli("evaluate", out, "--log", world_log, "--json").status == 0
+    # The same command again finds the run; without --over it is another one.
+    assert "was complete already" in cli(*argv, "--over", light).out
+    assert "holds a run of another configuration" in cli(*argv).error
+
+
+def test_what_cannot_be_built_over_a_run_is_refused(
+    cli: Cli, world_log: Path, own_log: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    out, light = tmp_path / "run", tmp_path / "light"
+    few = ("--set", "fit.max_steps=1")
+    assert cli("train", "hap_light", "--log", world_log, "--out", light, *few).status == 0
+
+    def refused(recipe: str, log: Path, *options: object) -> str:
+        result = cli("train", recipe, "--log", log, "--out", out, *options)
+        assert result.status == 2
+        assert not out.exists()
+        error: str = result.error
+        return error
+
+    assert "the model 'mlp' cannot be built over another one; use a recipe of hap_expressive" in (
+        refused("mlp", world_log, "--over", light)
+    )
+    expressive = "hap_expressive"
+    mlp = refused(expressive, world_log, "--over", runs["mlp"])
+    assert "holds a mlp; expected a run of hap_light" in mlp
+    assert "no run there" in refused(expressive, world_log, "--over", tmp_path / "none")
+    both = refused(expressive, world_log, "--over", light, "--from", light)
+    assert "--from and --over: give one of them" in both
+    schema = json.loads((own_log / "schema.json").read_text(encoding="utf-8"))
+    gone = next(f for f in schema["features"] if f["owner"] == "item" and f["name"] != "item")
+    schema["features"].remove(gone)
+    (own_log / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
+    other = refused(expressive, own_log, "--over", light)
+    assert f"no item feature '{gone['name']}', which the model was trained with" in other
 
 
 def test_the_seed_decides(cli: Cli, world_log: Path, tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ def train(
         float | None,
         typer.Option(metavar="STD", help="With --from: noise of new ids' rows (default 0.01)."),
     ] = None,
+    over: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Build over this light run: its embeddings and towers."),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Seed of weights, order and dropout.")
     ] = None,
@@ -63,6 +67,9 @@ def train(
 
     --from starts from another run, for tomorrow's data: ids it knew keep their rows, new ones
     start at the unknown row plus noise, and a drift report is printed and stored in RUN.
+
+    --over trains an expressive model on the embeddings and towers of a finished light run, which
+    stay as they are (model.frozen); a cascade of the two computes them once.
 
     Example: prerank train mlp --log logs/ml1m --out runs/mlp --set fit.epochs=3
     """
@@ -83,13 +90,18 @@ def train(
     opened = open_log(log)
     if origin is None and (keep_optimizer or noise is not None):
         raise InputError("--keep-optimizer and --noise: only with --from RUN")
+    if origin is not None and over is not None:
+        raise InputError("--from and --over: give one of them")
     chosen = opened[part]
     if valid is None:
         valid = "valid" if origin is None else ""
     where, start = f"recipe {recipe}", None
     with distributed.launched(device) as own_device:
         if origin is None:
-            setup = loaded.build(opened.schema, where)
+            setup = loaded.build(opened.schema, where, over=over)
+            if over is not None:
+                assert setup.model.transforms is not None
+                setup.model.transforms.assembler(opened)  # refuses a log of other features
         else:
             min_count = loaded.build(opened.schema, where).config.min_count
             warm = WarmStart.of(origin, chosen, min_count=min_count)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prerank.schema import Schema
     from prerank.training import FitConfig, FitReport
     from prerank.training.combine import Combine
+    from prerank.training.run import Trunk
 
 __all__ = ["Recipe", "Setup", "list_recipes", "load_recipe", "read_recipe", "recipe_text"]
 
@@ -41,6 +42,8 @@ class Setup:
         Of the sampler, which is built from the part it draws for.
     combine : Combine, optional
         Parts to gradient.
+    trunk : Trunk, optional
+        The run whose model the model is built over.
     """
 
     model: Model
@@ -48,6 +51,7 @@ class Setup:
     config: FitConfig
     sampling: Any = None
     combine: Combine | None = None
+    trunk: Trunk | None = None
 
     def fit(self, train: Part, **options: Any) -> FitReport:
         """Train on a part; ``options`` go to :func:`~prerank.training.fit`."""
@@ -57,6 +61,8 @@ class Setup:
             options["sampler"] = self.sampling.build(train)
         if self.combine is not None:
             options["combine"] = self.combine
+        if self.trunk is not None:
+            options["trunk"] = self.trunk
         return fit(self.model, train, self.objective, config=self.config, **options)
 
 
@@ -119,13 +125,23 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             inner[key] = value
         return msgspec.structs.replace(self, **sections)
 
-    def build(self, schema: Schema, where: str) -> Setup:
+    def build(self, schema: Schema, where: str, *, over: Path | None = None) -> Setup:
         """Build all that a training needs; weights come from torch's seed.
+
+        Parameters
+        ----------
+        schema : Schema
+            Of the log; not read where the model is built over another one, which has a schema.
+        where : str
+            Names the recipe in errors.
+        over : Path, optional
+            Folder of a complete run of a light model that the model is built over.
 
         Raises
         ------
         InputError
-            An unknown name or key (the nearest is named), or a value of the wrong type.
+            An unknown name or key (the nearest is named), or a value of the wrong type; a model
+            that cannot be built over the one in ``over``.
         """
         import torch
 
@@ -150,7 +166,29 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
             rule = config("combine", combine.get).build()
         torch.manual_seed(fit.seed)
-        return Setup(model.build(schema), objective.build(schema), fit, sampler, rule)
+        if over is None:
+            return Setup(model.build(schema), objective.build(schema), fit, sampler, rule)
+        built, trunk = _over(over, self.model["name"], model, where)
+        return Setup(built, objective.build(built.schema), fit, sampler, rule, trunk)
+
+
+def _over(folder: Path, name: str, config: Any, where: str) -> tuple[Model, Trunk]:
+    """Build a model over that of a run."""
+    from prerank.models import HAPExpressive, HAPLight
+    from prerank.training import load_run
+    from prerank.training.run import Trunk, read_run
+
+    if not isinstance(config, HAPExpressive.Config):
+        raise InputError(
+            f"{where}: --over: the model '{name}' cannot be built over another one; use a recipe "
+            "of hap_expressive"
+        )
+    light = load_run(folder)
+    if not isinstance(light, HAPLight):
+        raise InputError(
+            f"{folder}: --over: holds a {read_run(folder).model.name}; expected a run of hap_light"
+        )
+    return HAPExpressive.over(light, config), Trunk.of(folder)
 
 
 def _name(section: Mapping[str, Any], where: str) -> str:

@@ -19,7 +19,7 @@ from prerank.training.config import FitConfig
 from prerank.training.interrupt import InterruptedRunError
 from prerank.training.loop import Trainer
 from prerank.training.metrics_log import MetricsLog
-from prerank.training.run import METRICS, RunFolder, describe_run, fill_model
+from prerank.training.run import METRICS, RunFolder, Trunk, describe_run, fill_model
 from prerank.training.sitting import FitReport, Sitting
 from prerank.training.warm import DRIFT, Start
 
@@ -36,6 +36,7 @@ def fit(
     combine: Combine | None = None,
     sampler: Sampler | None = None,
     start: Start | None = None,
+    trunk: Trunk | None = None,
     out: Path | str | None = None,
     progress: bool = True,
     device: str | torch.device = "cpu",
@@ -68,6 +69,9 @@ def fit(
         the training loss; its other metrics are of exposures.
     start : Start, optional
         What :func:`warm_start` returned for this model.
+    trunk : Trunk, optional
+        The run whose model this model was built over, for the record: what that one was trained
+        on, this one has seen too.
     out : path, optional
         Folder of the run. Without it nothing is written.
     progress : bool
@@ -120,6 +124,7 @@ def fit(
     _check(train, valid, config)
     run = describe_run(model, objective, combine, config, train=train, valid=valid, sampler=sampler)
     run.origin = start.origin if start else None
+    run.trunk = trunk
     folder = None
     if out is not None:
         path = Path(out)

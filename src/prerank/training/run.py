@@ -41,6 +41,8 @@ __all__ = [
     "Run",
     "RunFolder",
     "TrainedRows",
+    "Trunk",
+    "describe_class",
     "describe_run",
     "fill_model",
     "load_run",
@@ -93,6 +95,30 @@ class Origin(msgspec.Struct, frozen=True):
     seen: list[TrainedRows]
 
 
+class Trunk(msgspec.Struct, frozen=True):
+    """The run whose model a run's model is built over.
+
+    Parameters
+    ----------
+    run : str
+        Its folder, as it was given.
+    weights_sha256 : str
+        Digest of its weights.
+    seen : list of TrainedRows
+        What it was trained on.
+    """
+
+    run: str
+    weights_sha256: str
+    seen: list[TrainedRows]
+
+    @classmethod
+    def of(cls, folder: str | Path) -> Trunk:
+        """Describe a complete run as a trunk."""
+        run = read_run(Path(folder))
+        return cls(str(folder), run.weights_sha256, run.seen)
+
+
 class Run(msgspec.Struct, kw_only=True):
     """Contents of ``run.json``.
 
@@ -118,6 +144,8 @@ class Run(msgspec.Struct, kw_only=True):
         The run it was started from.
     sampler : Description, optional
         What chose and drew the candidates; None: all that were stored.
+    trunk : Trunk, optional
+        The run whose model its model is built over.
     """
 
     status: Literal["starting", "running", "complete"] = "starting"
@@ -132,12 +160,13 @@ class Run(msgspec.Struct, kw_only=True):
     weights_sha256: str = ""
     origin: Origin | None = None
     sampler: Description | None = None
+    trunk: Trunk | None = None
     version: Literal[1] = 1
 
     @property
     def seen(self) -> list[TrainedRows]:
         """All requests that its weights have seen, those of the runs before it included."""
-        before = self.origin.seen if self.origin else []
+        before = [rows for run in (self.origin, self.trunk) if run for rows in run.seen]
         return [*before, self.parts["train"]]
 
 
@@ -154,9 +183,9 @@ def describe_run(
     """Write down what a call of ``fit`` is about to do."""
     fitted = model.transforms or config
     return Run(
-        model=_describe(model, models.TABLE, "prerank.models"),
-        objective=_describe(objective, objectives.TABLE, "prerank.objectives"),
-        combine=_describe(combine, COMBINE_TABLE, "prerank.combine"),
+        model=describe_class(model, models.TABLE, "prerank.models"),
+        objective=describe_class(objective, objectives.TABLE, "prerank.objectives"),
+        combine=describe_class(combine, COMBINE_TABLE, "prerank.combine"),
         fit=to_values(config),
         parts={
             name: TrainedRows(
@@ -176,13 +205,14 @@ def describe_run(
         },
         sampler=None
         if sampler is None
-        else _describe(sampler, sampling.TABLE, "prerank.sampling", sampler.describe()),
+        else describe_class(sampler, sampling.TABLE, "prerank.sampling", sampler.describe()),
     )
 
 
-def _describe(
+def describe_class(
     value: object, table: Mapping[str, str], group: str, values: dict[str, Any] | None = None
 ) -> Description:
+    """Write down a configurable object: its name in a table or entry point, and its values."""
     path = f"{type(value).__module__}:{type(value).__qualname__}"
     known = {target: name for name, target in table.items()}
     for entry in importlib.metadata.entry_points(group=group):
@@ -282,8 +312,9 @@ def _identity(run: Run) -> dict[str, Any]:
     values = {name: msgspec.to_builtins(getattr(run, name)) for name in kept}
     if run.sampler is not None:
         values["sampler"] = msgspec.to_builtins(run.sampler)
-    if run.origin is not None:  # a folder may have been moved
-        values["origin"] = {**msgspec.to_builtins(run.origin), "run": ""}
+    for name in ("origin", "trunk"):
+        if getattr(run, name) is not None:  # a folder may have been moved
+            values[name] = {**msgspec.to_builtins(getattr(run, name)), "run": ""}
     values["fit"] = {k: v for k, v in values["fit"].items() if k not in _FREE}
     return values
 

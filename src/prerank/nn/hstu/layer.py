@@ -153,10 +153,19 @@ class HSTULayer(nn.Module):
     def finish(self, x_ND: Tensor, gate_NA: Tensor, pooled_NA: Tensor) -> Tensor:
         """Return the layer's output ``[N, D]``."""
         mix = gate_NA * self.norm_out(pooled_NA)
-        if self.form == "code":
-            mix = torch.cat([gate_NA, pooled_NA, mix], dim=1)
-        out: Tensor = x_ND + self.project_out(self.dropout(mix))
-        return out
+        parts = [gate_NA, pooled_NA, mix] if self.form == "code" else [mix]
+        # A product per part, added in place: the parts side by side would be one more wide copy.
+        out: Tensor | None = None
+        for x_NA, weight_DA in zip(
+            parts, self.project_out.weight.chunk(len(parts), 1), strict=True
+        ):
+            dropped = self.dropout(x_NA)
+            if out is None:
+                out = F.linear(dropped, weight_DA, self.project_out.bias)
+            else:  # autocast leaves what is done in place alone
+                out = out.addmm_(dropped.to(out.dtype), weight_DA.t().to(out.dtype))
+        assert out is not None
+        return out.add_(x_ND) if out.dtype == x_ND.dtype else out + x_ND
 
     def _by_head(self, x_NA: Tensor) -> Tensor:
         return x_NA.view(x_NA.shape[0], self.num_heads, x_NA.shape[1] // self.num_heads)

@@ -12,7 +12,8 @@ from torch import nn
 
 from prerank.training import FitConfig, fit
 from prerank.training.optim import Adagrad, LazyAdam, RowOptimiser, RowWiseAdagrad
-from prerank.training.optim.rows import round_stochastically
+from prerank.training.optim.gradients import sum_rows
+from prerank.training.optim.rows import put_rows, round_stochastically
 
 ROWS, DIM, LR, EPS = 7, 3, 0.1, 1e-8
 KINDS: list[type[RowOptimiser]] = [RowWiseAdagrad, Adagrad, LazyAdam]
@@ -248,3 +249,30 @@ def test_every_choice_learns(
     )
     assert report.best is not None
     assert report.best.value > 0.6, "gauc; 0.5 is chance"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("is_contiguous", [True, False])
+def test_rows_are_put_where_they_belong(dtype: torch.dtype, is_contiguous: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(50, 2 * DIM, generator=generator).to(dtype)
+    table = wide[:, :DIM].contiguous() if is_contiguous else wide[:, :DIM]
+    rows = torch.randperm(50, generator=generator)[:20]
+    values = torch.randn(20, 2 * DIM, generator=generator).to(dtype)[:, :DIM]
+    expected = table.clone().index_copy(0, rows, values)
+    version = table._version
+    put_rows(table, rows, values)
+    assert torch.equal(table, expected)
+    # What autograd has saved of the table must be known to be stale.
+    assert table._version > version
+
+
+def test_summed_rows_are_those_of_a_coalesced_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(0, 900, (1, 5000), generator=generator)
+    values = torch.randn(5000, DIM, dtype=torch.float64, generator=generator)
+    grad = torch.sparse_coo_tensor(index, values, (1000, DIM), check_invariants=False)
+    rows, summed = sum_rows(grad)
+    coalesced = grad.coalesce()
+    assert torch.equal(rows, coalesced.indices()[0])
+    torch.testing.assert_close(summed, coalesced.values(), rtol=1e-13, atol=1e-13)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -151,7 +152,9 @@ class FusedTables(nn.Module):
         # A look at the values would stall an accelerator and break a compiled graph.
         if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
             return True
-        return bool(ids.amin() >= 0 and (ids.amax(0) < self.sizes[columns]).all())
+        # As unsigned a negative id is a huge one, so one pass does; numpy's is faster than torch's.
+        sizes_C = self.sizes[columns].numpy().view(np.uint64)
+        return bool((ids.numpy().view(np.uint64) < sizes_C).all())
 
     def extra_repr(self) -> str:
         """Describe the tables in ``repr(model)``."""
@@ -182,9 +185,18 @@ def gather_rows(table: Tensor, rows: Tensor) -> Tensor:
     if table.device.type != "cpu" or rows.numel() < _FEW or torch.compiler.is_compiling():
         return F.embedding(rows, table)
     # Bags of one row each: their kernel fetches rows ahead, which that of single rows does not.
-    each = torch.arange(rows.numel())
-    bags = F.embedding_bag(rows.reshape(-1), table, each, mode="sum")
+    bags = F.embedding_bag(rows.reshape(-1), table, _first_numbers(rows.numel()), mode="sum")
     return bags.view(*rows.shape, table.shape[1])
+
+
+_NUMBERS = [torch.arange(_FEW)]
+
+
+def _first_numbers(count: int) -> Tensor:
+    """Return ``0 .. count - 1`` int64, to be read only: a view of the longest one made so far."""
+    if len(_NUMBERS[0]) < count:
+        _NUMBERS[0] = torch.arange(1 << (count - 1).bit_length())
+    return _NUMBERS[0][:count]
 
 
 class _Lookup(torch.autograd.Function):

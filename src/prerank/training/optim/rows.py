@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -119,10 +120,22 @@ def take_rows(table: Tensor, rows: Tensor | None) -> Tensor:
 def put_rows(table: Tensor, rows: Tensor | None, values: Tensor) -> None:
     """Write what was made of :func:`take_rows` back."""
     # Rows are distinct, so read-modify-copy is exact; it beats index_add_ on CPU.
-    if rows is not None:
+    if rows is None:
+        if table.data_ptr() != values.data_ptr():
+            table.copy_(values)
+    elif table.device.type == "cpu" and table.dim() == 2 and table.is_contiguous():
+        # A row at a time as one lump of memory: several times faster than index_copy_.
+        _lumps(table)[rows.numpy()] = _lumps(values.contiguous())
+        torch.autograd.graph.increment_version(table)
+    else:
         table.index_copy_(0, rows, values)
-    elif table.data_ptr() != values.data_ptr():
-        table.copy_(values)
+
+
+def _lumps(table: Tensor) -> npt.NDArray[np.void]:
+    """Return a contiguous ``[V, D]`` on CPU as ``[V]`` lumps of memory, shared."""
+    flat = table.detach().view(torch.uint8).numpy()
+    lumps: npt.NDArray[np.void] = flat.view(np.dtype((np.void, flat.shape[1])))[:, 0]
+    return lumps
 
 
 def round_stochastically(values: Tensor, seed: int) -> Tensor:

@@ -9,7 +9,9 @@ import typer
 
 from prerank.cli.frontier import frontier
 from prerank.cli.hap import hap, hap_page
+from prerank.cli.impressions import end_to_end, storage
 from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say
+from prerank.cli.roo import roo
 from prerank.cli.tables import print_table
 
 __all__ = ["app"]
@@ -174,6 +176,9 @@ def refresh(
 app.command("frontier")(frontier)
 app.command("hap")(hap)
 app.command("hap-page")(hap_page)
+app.command("roo")(roo)
+app.command("storage")(storage)
+app.command("end-to-end")(end_to_end)
 
 
 def _say_machine(machine: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from prerank.bench.hap.facts import Facts
 from prerank.bench.hap.gradients import gradients_of
 from prerank.bench.hap.grid import RATES
 from prerank.bench.hap.recommend import LOSSES
-from prerank.bench.hap.shares import judge_shares
+from prerank.bench.hap.shares import PAPER, judge_shares
 from prerank.bench.hap.study import Study, Tick, is_diagnosed
 from prerank.bench.machine import describe_machine
 from prerank.config import to_values
@@ -60,6 +60,14 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
         ("heavy_history", "heavy"),
     ),
     "H6a": (("harmonised", "ghcl"), ("harmonised_nce", "grouped_nce")),
+    "temperature": tuple((f"grouped_nce@tau{tau}", f"mixed_nce@tau{tau}") for tau in ("0.1", "3")),
+    "paper": (
+        ("paper_light", "ghcl"),
+        ("paper_heavy", "heavy"),
+        ("paper_heavy_hard", "heavy_hard"),
+        ("paper_heavy", "paper_light"),
+        ("paper_heavy_hard", "paper_light"),
+    ),
     "default": (
         *itertools.combinations(LOSSES, 2),
         *itertools.product(LOSSES, _MIXED),
@@ -82,8 +90,8 @@ def answers(study: Study, say: Tick) -> dict[str, Any]:
     -------
     dict
         ``set``, ``lines``, ``differences`` by family, ``shares`` by combination, ``drops``,
-        ``trunk``, ``tiers``, ``routers``, ``promises``, ``budgets``, ``costs``, ``gradients``,
-        ``rates``, ``requests``, ``machine``.
+        ``trunk``, ``tiers``, ``paper_shares``, ``routers``, ``promises``, ``budgets``, ``costs``,
+        ``gradients``, ``rates`` tried on the set, ``requests``, ``machine``.
     """
     parts = study.chosen.open(study.log)
     finished = study.finished()
@@ -95,7 +103,7 @@ def answers(study: Study, say: Tick) -> dict[str, Any]:
         values = [test.values(read_scores(seeds[s], "test")) for s in sorted(seeds)]
         lines[name] = over_seeds(values, sorted(seeds))
     lines |= {name: over_seeds([test.values(score)]) for name, score in _references(test).items()}
-    tried = study.tried()
+    tried = study.tried() if study.chosen.rates_of is None else {}
     quota, m = test.truths.quota, test.truths.top_m
     known = next(iter(lines.values()))
     keys = [key for key in known if key.startswith("auc/")] + main_keys(quota or 1, m, known)
@@ -119,6 +127,7 @@ def answers(study: Study, say: Tick) -> dict[str, Any]:
             for family, pairs in PAIRS.items()
         },
         **judge_shares(finished, facts, lines, say),
+        "paper_shares": judge_shares(finished, facts, lines, say, PAPER, "paper_heavy")["shares"],
         "routers": routers(finished, test),
         "promises": promises(finished, facts),
         "budgets": budgets(finished, facts),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prerank.bench.hap import claims_beyond, claims_cascade
+from prerank.bench.hap.claims_short import in_short
 from prerank.bench.hap.compare import main_keys
 from prerank.bench.hap.recommend import recommend
 from prerank.bench.hap.words import (
@@ -49,7 +50,7 @@ def answers(results: Sequence[Result]) -> str:
         *claims_beyond.SECTIONS,
         recommend,
     )
-    text = ["## Answers", "", _T3_NOTE, ""]
+    text = ["## Answers", "", _T3_NOTE, "", *filter(None, [in_short(results)])]
     for section in sections:
         title, lines = section(results)
         text += [f"### {title}", "", *(f"- {line}" for line in lines or ["not measured yet"]), ""]

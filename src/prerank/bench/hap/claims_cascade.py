@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prerank.bench.hap.compare import main_keys
-from prerank.bench.hap.words import Result, difference, fixed, is_down, is_known, is_up, named
+from prerank.bench.hap.words import (
+    Result,
+    difference,
+    first_of,
+    fixed,
+    is_down,
+    is_known,
+    is_up,
+    named,
+)
 
 __all__ = ["SECTIONS"]
 
@@ -95,14 +104,16 @@ def _cascade(results: Sequence[Result]) -> tuple[str, list[str]]:
                 lines.append(
                     f"{named(result)}, {name} minus heavy on everything, {so}: {'; '.join(texts)}."
                 )
-        for name, by_share in result.get("costs", {}).get("cascades", {}).items():
+        costs = result.get("costs", {})
+        for name, by_share in costs.get("cascades", {}).items():
             row = by_share.get("0.3")
             if row is None or not is_known(row["ratio"]):
                 continue
             lines.append(
-                f"{named(result)}: light -> {name} at 30 % takes {fixed(row['ratio'], 2)} of the "
-                f"time of {name} on everything, measured ({fixed(row['predicted'], 2)} by times "
-                f"per candidate, {fixed(row['predicted_cached'], 2)} with item states at hand)."
+                f"{named(result)}: {first_of(costs, name)} -> {name} at 30 % takes "
+                f"{fixed(row['ratio'], 2)} of the time of {name} on everything, measured "
+                f"({fixed(row['predicted'], 2)} by times per candidate, "
+                f"{fixed(row['predicted_cached'], 2)} with item states at hand)."
             )
     return "5. Light + expressive is as good as expressive on everything, for less", lines
 

@@ -27,6 +27,13 @@ from prerank.training import load_run
 
 __all__ = ["costs"]
 
+_SECOND = {
+    "heavy": "ghcl",
+    "heavy_history": "ghcl",
+    "heavy_shared": "ghcl",
+    "paper_heavy": "paper_light",
+}
+"""Second line -> the first one before it."""
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
 _ROUNDS = 25
 
@@ -44,31 +51,28 @@ def costs(finished: Mapping[str, Mapping[int, Path]], part: Part) -> dict[str, A
     Returns
     -------
     dict
-        ``candidates`` of the request; ``models``: cost of each; ``cascades``: by second line and
-        share ``ratio`` (measured time over that of the second model on everything), ``predicted``
-        (from the models' measured times per request, item and candidate), ``predicted_cached``
-        (the same with item states at hand).
+        ``candidates`` of the request; ``models``: cost of each; ``first``: by second line the
+        first one; ``cascades``: by second line and share ``ratio`` (measured time over that of the
+        second model on everything), ``predicted`` (from the models' measured times per request,
+        item and candidate), ``predicted_cached`` (the same with item states at hand).
     """
-    lines = [
-        name for name in ("ghcl", "heavy", "heavy_history", "heavy_shared") if name in finished
-    ]
-    if "ghcl" not in lines or len(lines) < 2:
+    pairs = {b: a for b, a in _SECOND.items() if a in finished and b in finished}
+    if not pairs:
         return {}
-    models = {name: load_run(finished[name][min(finished[name])] / "run") for name in lines}
+    names = dict.fromkeys((*pairs.values(), *pairs))
+    models = {name: load_run(finished[name][min(finished[name])] / "run") for name in names}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        inputs = _one_request(models["ghcl"], part)
+        inputs = _one_request(next(iter(models.values())), part)
         found = {name: measure_cost(model, inputs) for name, model in models.items()}
         size = inputs.num_candidates
-        cascades = {
-            name: _beside(models["ghcl"], models[name], inputs) for name in lines if name != "ghcl"
-        }
+        cascades = {b: _beside(models[a], models[b], inputs) for b, a in pairs.items()}
         for name, by_share in cascades.items():
             for share, row in by_share.items():
                 forwarded = int(num_forwarded(np.array([size]), float(share))[0])
                 for key, cached in (("predicted", False), ("predicted_cached", True)):
-                    first = tier_us(found["ghcl"], size, cached=cached)
+                    first = tier_us(found[pairs[name]], size, cached=cached)
                     second = tier_us(found[name], forwarded, cached=cached)
                     row[key] = (first + second) / tier_us(found[name], size, cached=cached)
     finally:
@@ -76,6 +80,7 @@ def costs(finished: Mapping[str, Mapping[int, Path]], part: Part) -> dict[str, A
     return {
         "candidates": size,
         "models": {name: msgspec.to_builtins(cost) for name, cost in found.items()},
+        "first": pairs,
         "cascades": cascades,
     }
 

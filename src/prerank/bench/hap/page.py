@@ -12,6 +12,7 @@ from typing import Any
 from prerank.bench.hap import claims, page_tables
 from prerank.bench.hap.compare import main_keys
 from prerank.bench.hap.grid import lines_of
+from prerank.bench.hap.page_worlds import other_worlds
 from prerank.bench.hap.words import Result, fixed, is_known, table
 
 __all__ = ["page"]
@@ -54,8 +55,13 @@ def page(results: Sequence[Result]) -> str:
     results : sequence of mapping
         What ``prerank bench hap`` wrote, one per data set.
     """
-    parts = [_INTRO, _sets(results), claims.answers(results)]
-    parts += [_tables(result) for result in results]
+    own = [result for result in results if not result["set"].get("rates_of")]
+    parts = [_INTRO, _sets(results), claims.answers(own)]
+    parts += [_tables(result) for result in own]
+    for result in own:
+        name = result["set"]["name"]
+        if others := [r for r in results if r["set"].get("rates_of") == name]:
+            parts.append(other_worlds(result, others))
     parts.append(_machines(results))
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
@@ -81,7 +87,7 @@ def _extent(result: Result) -> str:
     if result.get("complete"):
         return "all"
     num = sum("lr" in line for line in result["lines"].values())
-    whole = len(lines_of(result["set"]["name"]))
+    whole = len(lines_of(result["set"]["name"], result["set"].get("lines") or ()))
     counts = [m["seeds"] for line in result["lines"].values() for m in line["metrics"].values()]
     return f"**{num} of {whole} lines so far, up to {max(counts, default=0)} seeds**"
 

@@ -9,6 +9,7 @@ from prerank.bench.hap.compare import main_keys
 from prerank.bench.hap.words import (
     Result,
     counts,
+    first_of,
     fixed,
     is_known,
     mean_logits,
@@ -22,7 +23,7 @@ from prerank.bench.hap.words import (
 __all__ = ["sections"]
 
 _BOLD = "Bold: p < 0.05 after Holm."
-_FAMILIES = {"default": "which loss by default"}
+_FAMILIES = {"default": "which loss by default", "paper": "exploratory: paper sizes, one seed"}
 
 
 def sections(result: Result, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -37,11 +38,19 @@ def sections(result: Result, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
     """
     if result.get("rates"):
         yield "learning rates tried", _rates(result["rates"])
+    if any("train_cpu_s" in line for line in result["lines"].values()):
+        yield "trainings", _trainings(result["lines"])
     for family, found in result["differences"].items():
-        if found:
+        if found and family != "temperature":  # those are rows of the next table
             yield _FAMILIES.get(family, family), _differences(found, keys)
-    if result["shares"]:
-        yield "forwarded share", _curves(result, keys)
+    if sweeps := list(_sweep_rows(result, keys)):
+        yield "quotas and temperatures", _sweeps(sweeps, keys)
+    for shares, title in (
+        ("shares", "forwarded share"),
+        ("paper_shares", "exploratory: forwarded share at paper sizes, one seed"),
+    ):
+        if result.get(shares):
+            yield title, _curves(result[shares], keys)
     for name, title in (
         ("drops", "drop from the best share to 100 %, between combinations"),
         ("tiers", "second model of hard sources minus of all, each at its best share"),
@@ -85,12 +94,65 @@ def _differences(found: Mapping[str, Any], keys: Sequence[str]) -> str:
     return f"{table(['a - b', *known], rows)}\n\n{_BOLD}"
 
 
-def _curves(result: Result, keys: Sequence[str]) -> str:
+def _trainings(lines: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{of['params_dense']:,}",
+            f"{of['params_table']:,}",
+            f"{of['steps']:,}",
+            fixed(of["train_cpu_s"], 1) + (" (diagnosed)" if of["timed"]["diagnosed"] else ""),
+            str(of["timed"]["seeds"]),
+        ]
+        for name, of in lines.items()
+        if "train_cpu_s" in of
+    ]
+    header = ["line", "dense parameters", "table parameters", "updates", "CPU seconds", "timed"]
+    note = (
+        "CPU seconds: median over the trainings whose gradients were not diagnosed, as that takes "
+        "time of its own; timed: how many those are. Other work ran on the machine's other core."
+    )
+    return f"{table(header, rows)}\n\n{note}"
+
+
+_SWEEPS = (
+    ("quotas 10 / 2 / 1", "H2 variants", "ghcl@starved", "mixed_both@starved"),
+    ("quotas 10 / 10 / 2", "H2", "ghcl", "mixed_both"),
+    ("quotas 10 / 40 / 8", "H2 variants", "ghcl@flooded", "mixed_both@flooded"),
+    ("temperature 0.1", "temperature", "grouped_nce@tau0.1", "mixed_nce@tau0.1"),
+    ("temperature 0.3", "H2 variants", "grouped_nce@tau0.3", "mixed_nce@tau0.3"),
+    ("temperature 1", "H2", "grouped_nce", "mixed_nce"),
+    ("temperature 3", "temperature", "grouped_nce@tau3", "mixed_nce@tau3"),
+)
+"""Setting, family of its test, and the two lines."""
+
+
+def _sweep_rows(result: Result, keys: Sequence[str]) -> Iterator[list[str]]:
+    lines, differences = result["lines"], result["differences"]
+    for setting, family, a, b in _SWEEPS:
+        by = differences.get(family, {}).get(f"{a} - {b}")
+        is_swept = any(f"{name}@" in line for name in (a, b) for line in lines)
+        if by is None or not ("@" in a or is_swept):
+            continue
+        seeds = min(lines[name]["metrics"][keys[0]]["seeds"] for name in (a, b))
+        cells = [with_interval(by[key]) if key in by else "" for key in keys]
+        yield [setting, f"{a.split('@')[0]} - {b.split('@')[0]}", str(seeds), *cells]
+
+
+def _sweeps(rows: Sequence[Sequence[str]], keys: Sequence[str]) -> str:
+    note = (
+        "Quotas: rank and prerank per request, random per positive. Each setting is trained and "
+        "tested on its own, at the rates of the default setting. "
+    )
+    return f"{table(['setting', 'a - b', 'seeds', *keys], rows)}\n\n{note}{_BOLD}"
+
+
+def _curves(found_by: Mapping[str, Any], keys: Sequence[str]) -> str:
     text = []
     for key in (k for k in keys if k.startswith(("recall", "utility"))):
-        shares = list(next(iter(result["shares"].values()))["curve"])
+        shares = list(next(iter(found_by.values()))["curve"])
         rows = []
-        for name, found in result["shares"].items():
+        for name, found in found_by.items():
             cells = [fixed(found["curve"][share][key]["value"]) for share in shares]
             best = found["best"][key]
             picked = f"{100 * best['share']:g} %{' (edge)' if best.get('is_edge') else ''}"
@@ -178,7 +240,7 @@ def _costs(costs: Mapping[str, Any]) -> str:
         text.append(table(["model", *(f.replace("_", " ") for f in known)], rows))
     rows = [
         [
-            f"light -> {name}",
+            f"{first_of(costs, name)} -> {name}",
             f"{100 * float(share):g} %",
             f"{row['us']:,.0f}",
             *(fixed(row[key], 2) for key in ("ratio", "predicted", "predicted_cached")),

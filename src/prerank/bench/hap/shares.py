@@ -32,7 +32,7 @@ from prerank.bench.hap.facts import Facts, places_of
 from prerank.bench.hap.study import Tick
 from prerank.evaluation.studies.points import num_forwarded, reordered
 
-__all__ = ["COMBINATIONS", "SHARES", "judge_shares"]
+__all__ = ["COMBINATIONS", "PAPER", "SHARES", "judge_shares"]
 
 Lines = Mapping[str, Mapping[str, OverSeeds]]
 Folders = Mapping[str, Mapping[int, Path]]
@@ -41,7 +41,10 @@ SHARES = (0.01, 0.02, 0.03, 0.05, 0.10, 0.20, 0.30, 0.50, 0.75, 1.0)
 """Parts of a request's candidates that go on to the second model."""
 
 _LIGHT_AGAIN = "control: light -> light of another seed"
-COMBINATIONS = {
+Combinations = Mapping[str, tuple[str, str, bool]]
+"""First line, second line, and whether the second takes the next seed."""
+
+COMBINATIONS: Combinations = {
     "light -> heavy_hard": ("ghcl", "heavy_hard", False),
     "light -> heavy": ("ghcl", "heavy", False),
     "grouped_nce -> heavy": ("grouped_nce", "heavy", False),
@@ -49,7 +52,13 @@ COMBINATIONS = {
     _LIGHT_AGAIN: ("ghcl", "ghcl", True),
     "control: heavy -> heavy of another seed": ("heavy", "heavy", True),
 }
-"""First line, second line, and whether the second takes the next seed."""
+"""Those of the claims."""
+
+PAPER: Combinations = {
+    "paper_light -> paper_heavy_hard": ("paper_light", "paper_heavy_hard", False),
+    "paper_light -> paper_heavy": ("paper_light", "paper_heavy", False),
+}
+"""The same at the paper's sizes, exploratory."""
 
 _DROPS = (
     ("light -> heavy_hard", _LIGHT_AGAIN),
@@ -71,7 +80,12 @@ class _Curve:
 
 
 def judge_shares(
-    finished: Folders, facts: Mapping[str, Facts], lines: Lines, say: Tick
+    finished: Folders,
+    facts: Mapping[str, Facts],
+    lines: Lines,
+    say: Tick,
+    combinations: Combinations = COMBINATIONS,
+    alone: str = "heavy",
 ) -> dict[str, Any]:
     """Judge every combination of which both lines have a seed.
 
@@ -85,6 +99,10 @@ def judge_shares(
         Lines alone, on test.
     say : callable
         Told one line now and then.
+    combinations : mapping of str to (str, str, bool)
+        What to combine; all of it is one family per question.
+    alone : str
+        The line that a cascade is compared with as ``heavy``: the second model on everything.
 
     Returns
     -------
@@ -97,7 +115,7 @@ def judge_shares(
     """
     curves = {
         name: curve
-        for name, (first, second, is_next) in COMBINATIONS.items()
+        for name, (first, second, is_next) in combinations.items()
         if (curve := _curve(name, finished, first, second, is_next, facts, say))
     }
     test = facts["test"]
@@ -108,12 +126,12 @@ def judge_shares(
     worth: list[Differences] = []
     found: dict[str, dict[str, Any]] = {}
     for name, curve in curves.items():
-        first, second, _ = COMBINATIONS[name]
+        first, second, _ = combinations[name]
         here: dict[str, Mapping[str, OverSeeds]] = {
             "best": curve.best(),
             "all": curve.test[1.0],
             "first": lines[first],
-            **({"heavy": lines["heavy"]} if "heavy" in lines else {}),
+            **({"heavy": lines[alone]} if alone in lines else {}),
         }
         interior.append(raw_differences(here, [("best", "all")], keys, user))
         pairs = [("best", "first"), ("best", "heavy")]

@@ -13,6 +13,7 @@ __all__ = [
     "Result",
     "counts",
     "difference",
+    "first_of",
     "fixed",
     "is_down",
     "is_known",
@@ -102,6 +103,18 @@ def listed(names: Sequence[str], none: str = "no source") -> str:
 def named(result: Result) -> str:
     """Return a data set's name for a sentence."""
     return f"`{result['set']['name']}`"
+
+
+def first_of(costs: Mapping[str, Any], second: str) -> str:
+    """Return the name of the model before a second one, in words.
+
+    Examples
+    --------
+    >>> first_of({"first": {"heavy": "ghcl", "b": "a"}}, "heavy"), first_of({}, "heavy")
+    ('light', 'light')
+    """
+    name: str = costs.get("first", {}).get(second, "ghcl")
+    return "light" if name == "ghcl" else name
 
 
 def over_sets(what: str, found: Mapping[str, bool]) -> str:

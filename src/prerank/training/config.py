@@ -49,6 +49,10 @@ class FitConfig(Config, frozen=True):
         Of the dense part.
     table_optimizer : {"rowwise_adagrad", "adagrad", "lazy_adam"}
         Of embedding tables; ``lazy_adam`` wants a ``table_lr`` near 0.01.
+    table_backend : {"torchrec"}, optional
+        Train tables with TorchRec's fused CPU kernels, which update rows inside the backward pass:
+        ``rowwise_adagrad`` in one process, parts added up, without ``clip_norm`` and diagnosis.
+        The weights are stored as ever. None: our own kernels.
     weight_decay : float, default 0
         Of the dense part; decoupled with ``adamw``.
     clip_norm : float, optional
@@ -112,6 +116,7 @@ class FitConfig(Config, frozen=True):
     table_lr: float = 0.05
     optimizer: Literal["adamw", "adam"] = "adamw"
     table_optimizer: Literal["rowwise_adagrad", "adagrad", "lazy_adam"] = "rowwise_adagrad"
+    table_backend: Literal["torchrec"] | None = None
     weight_decay: float = 0.0
     clip_norm: float | None = None
     warmup_steps: int = 0
@@ -144,3 +149,18 @@ class FitConfig(Config, frozen=True):
             raise InputError(
                 f"fit: plateau_factor is {self.plateau_factor}; expected a number between 0 and 1"
             )
+        if self.table_backend == "torchrec":
+            self._check_torchrec()
+
+    def _check_torchrec(self) -> None:
+        if self.table_optimizer != "rowwise_adagrad":
+            raise InputError(
+                f"fit: table_optimizer is {self.table_optimizer} with table_backend torchrec; "
+                "expected rowwise_adagrad"
+            )
+        for name in ("clip_norm", "diagnose_every"):
+            if getattr(self, name) is not None:
+                raise InputError(
+                    f"fit: {name} with table_backend torchrec, whose tables are updated before "
+                    f"their gradients can be read; leave {name} or table_backend out"
+                )

@@ -11,6 +11,7 @@ from prerank.errors import InputError
 from prerank.log import Part, Transforms
 from prerank.log.format.files import write_json
 from prerank.models.base import Model
+from prerank.nn.torchrec_tables import require_torchrec, use_plain_tables, use_torchrec_tables
 from prerank.objectives.base import Objective
 from prerank.sampling.base import Sampler, knowing
 from prerank.training import distributed
@@ -122,6 +123,8 @@ def fit(
     config = config or FitConfig()
     combine = combine or Sum()
     _check(train, valid, config)
+    if config.table_backend == "torchrec":
+        _check_torchrec(combine)
     run = describe_run(model, objective, combine, config, train=train, valid=valid, sampler=sampler)
     run.origin = start.origin if start else None
     run.trunk = trunk
@@ -136,6 +139,8 @@ def fit(
     except KeyboardInterrupt:
         raise InterruptedRunError("interrupted before the first update") from None
     is_first = distributed.rank() == 0
+    if config.table_backend == "torchrec":
+        use_torchrec_tables(model.to(device), lr=config.table_lr)
     trainer = Trainer(
         model.to(device),
         objective,
@@ -156,6 +161,8 @@ def fit(
         return sitting.run(progress=progress and is_first)
     except KeyboardInterrupt:
         raise InterruptedRunError(sitting.interrupted()) from None
+    finally:
+        use_plain_tables(model)
 
 
 def _check(train: Part, valid: Part | None, config: FitConfig) -> None:
@@ -165,6 +172,16 @@ def _check(train: Part, valid: Part | None, config: FitConfig) -> None:
     for name in ("early_stopping", "plateau_patience"):
         if valid is None and getattr(config, name) is not None:
             raise InputError(f"fit: {name} needs a validation part; give valid, or leave it out")
+
+
+def _check_torchrec(combine: Combine) -> None:
+    require_torchrec()
+    if type(combine) is not Sum or distributed.size() > 1:
+        raise InputError(
+            f"fit: table_backend torchrec with combine {type(combine).__name__} in "
+            f"{distributed.size()} process(es); expected Sum in one process, because tables are "
+            "updated before their gradients can be read"
+        )
 
 
 def _loaded(model: Model, folder: RunFolder) -> FitReport:

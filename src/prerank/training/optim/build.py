@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from prerank.nn.tables import FusedTables
+from prerank.nn.torchrec_tables import TorchRecTables
 from prerank.training.config import FitConfig
 from prerank.training.optim.adagrad import Adagrad, RowWiseAdagrad
+from prerank.training.optim.in_backward import InBackward
 from prerank.training.optim.lazy_adam import LazyAdam
 
 __all__ = ["build_optimisers", "table_parameters"]
@@ -55,6 +57,9 @@ def build_optimisers(model: nn.Module, config: FitConfig) -> dict[str, torch.opt
         optimisers["dense"] = kind(
             dense, lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-    if tables:
+    backed = [module for module in model.modules() if isinstance(module, TorchRecTables)]
+    if tables and backed:
+        optimisers["table"] = InBackward(backed, lr=config.table_lr)
+    elif tables:
         optimisers["table"] = _TABLE_OPTIMISERS[config.table_optimizer](tables, lr=config.table_lr)
     return optimisers

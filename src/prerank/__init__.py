@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from prerank.schema import Label as Label
     from prerank.schema import Schema as Schema
     from prerank.schema import Task as Task
+    from prerank.serving import Engine as Engine
+    from prerank.serving.export import export as export
     from prerank.training import FitConfig as FitConfig
     from prerank.training import load_run as load_run
     from prerank.training.fit import fit as fit
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 
 _TARGETS = {
     "Cascade": "prerank.cascade:Cascade",
+    "Engine": "prerank.serving.engine:Engine",
     "Evaluation": "prerank.evaluation:Evaluation",
     "Feature": "prerank.schema:Feature",
     "FitConfig": "prerank.training:FitConfig",
@@ -38,6 +41,7 @@ _TARGETS = {
     "Tier": "prerank.cascade:Tier",
     "Transforms": "prerank.log:Transforms",
     "evaluate": "prerank.evaluation:evaluate",
+    "export": "prerank.serving.export:export",
     "fit": "prerank.training:fit",
     "load_run": "prerank.training:load_run",
     "models": "prerank.models",

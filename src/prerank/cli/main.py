@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from prerank import __version__
-from prerank.cli import bench, cascade, data, demo, diagnose, evaluate, recipes, score, train
+from prerank.cli import (
+    bench,
+    bundle,
+    cascade,
+    data,
+    demo,
+    diagnose,
+    evaluate,
+    export,
+    recipes,
+    score,
+    train,
+)
 from prerank.cli.output import say
 from prerank.errors import PrerankError
 
@@ -35,6 +47,8 @@ app.command()(evaluate.evaluate)
 app.command()(diagnose.diagnose)
 app.command()(cascade.cascade)
 app.command()(score.score)
+app.command()(export.export)
+app.add_typer(bundle.app, name="bundle")
 app.add_typer(bench.app, name="bench")
 
 

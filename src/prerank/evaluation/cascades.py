@@ -23,7 +23,7 @@ from prerank.log import Columns, Log, Transforms
 from prerank.rng import hash64, stream
 from prerank.schema import Schema
 
-__all__ = ["CascadeScorer", "groups_of"]
+__all__ = ["CascadeScorer", "groups_of", "same_transforms"]
 
 _ROUTING = stream("cascade.routing")
 _DAY_MS = 86_400_000
@@ -58,7 +58,7 @@ class CascadeScorer:
         transforms = [scorer.transforms for scorer in self.scorers]
         # Equal transforms make equal inputs: once is enough, and states can be passed on.
         self._made_by = [
-            next(k for k, other in enumerate(transforms) if _same(other, mine))
+            next(k for k, other in enumerate(transforms) if same_transforms(other, mine))
             for mine in transforms
         ]
         self._routers = {tier.router for tier in cascade.tiers if tier.forward is not None}
@@ -180,7 +180,7 @@ def groups_of(
     return found
 
 
-def _same(a: Transforms, b: Transforms) -> bool:
+def same_transforms(a: Transforms, b: Transforms) -> bool:
     """Say whether two transforms make the same inputs of every batch."""
     if a is b:
         return True

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prerank.serving.messages import RankAnswer as RankAnswer
     from prerank.serving.messages import RankRequest as RankRequest
     from prerank.serving.messages import User as User
+    from prerank.serving.replay import requests_of as requests_of
 
 _TARGETS = {
     "Candidates": "prerank.serving.messages:Candidates",
@@ -19,9 +20,10 @@ _TARGETS = {
     "RankAnswer": "prerank.serving.messages:RankAnswer",
     "RankRequest": "prerank.serving.messages:RankRequest",
     "User": "prerank.serving.messages:User",
+    "requests_of": "prerank.serving.replay:requests_of",
 }
 
-__all__ = sorted(_TARGETS)  # noqa: PLE0605
+__all__ = ["Candidates", "Engine", "RankAnswer", "RankRequest", "User", "requests_of"]
 
 # torch is imported when the engine is first used.
 __getattr__, __dir__ = lazy_names(__name__, _TARGETS)

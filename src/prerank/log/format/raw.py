@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,13 +16,14 @@ from prerank.schema import NUM_RESERVED
 __all__ = ["raw_items", "raw_requests"]
 
 
-def raw_requests(log: Log) -> Iterator[pa.Table]:
-    """Yield the requests of a log as raw tables, one per row group, in time order."""
+def raw_requests(log: Log, groups: Iterable[int] | None = None) -> Iterator[pa.Table]:
+    """Yield the requests of a log (of these row groups) as raw tables, in time order."""
     columns = request_columns(log.schema)
     lookups = {c.vocab: log.vocabulary(c.vocab).values for c in columns if c.vocab}
     lookups["stage"] = pa.array(log.schema.stages, type=pa.string())
     lookups["channel"] = pa.array(log.schema.channels, type=pa.string())
-    for _, _, table in log.tables(range(log.num_groups), columns):
+    wanted = range(log.num_groups) if groups is None else groups
+    for _, _, table in log.tables(wanted, columns):
         arrays = {c.name: _raw(table[c.name].combine_chunks(), c, lookups) for c in columns}
         yield pa.table(arrays)
 

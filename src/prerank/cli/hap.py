@@ -18,7 +18,7 @@ _SHOWN = ("auc/exposed", "auc/rank", "auc/prerank", "auc/random", "auc/macro")
 
 def hap(
     data: Annotated[
-        str, typer.Argument(metavar="SET", help="world, ml1m or mind: sizes and lines.")
+        str, typer.Argument(metavar="SET", help="world, ml1m, mind, world_1 or world_2.")
     ],
     log: Annotated[Path, typer.Option(metavar="LOG", help="Its stage-labelled request log.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Trainings and results; goes on there.")],
@@ -43,7 +43,8 @@ def hap(
 
     Trains every line, judges what is finished, writes results.json.
 
-    The same command again goes on where it stopped. What is asked, and what would count as an
+    The same command again goes on where it stopped, after Ctrl-C or SIGTERM too. world_1 and
+    world_2 take the learning rates of world, from the same --out. What is asked, and what would count as an
     answer, is in benchmarks/hap/hypotheses.md.
 
     Example: prerank bench hap world --log logs/world --out bench/hap --workers 2

@@ -8,8 +8,15 @@ from prerank.bench.hap import claims_beyond, claims_cascade
 from prerank.bench.hap.claims_short import in_short
 from prerank.bench.hap.compare import main_keys
 from prerank.bench.hap.recommend import recommend
+from prerank.bench.hap.verdicts import (
+    TIE,
+    differ_on_hard_ones,
+    gains_of,
+    hardest_gains_most,
+    ties_of,
+    wins_of,
+)
 from prerank.bench.hap.words import (
-    SOURCES,
     Result,
     difference,
     is_down,
@@ -30,7 +37,6 @@ Section = tuple[str, list[str]]
 _MIXED = ("mixed_bce", "mixed_nce", "mixed_both")
 _GROUPED = {"mixed_nce": "grouped_nce", "mixed_both": "ghcl"}
 """Mixed loss -> the same terms, grouped."""
-_TIE = 0.005
 _NEGATIVE = "norm/dense/negative"
 
 _T3_NOTE = (
@@ -109,12 +115,12 @@ def _grouping(results: Sequence[Result]) -> Section:
             by = found.get(f"ghcl - {other}")
             if by is None:
                 continue
-            known = [s for s in SOURCES if is_known(by.get(f"auc/{s}", {}).get("value"))]
-            gains = {s: by[f"auc/{s}"]["value"] for s in known}
+            gains = gains_of(by)
+            known = list(gains)
             ups = [s for s in known if is_up(by[f"auc/{s}"])]
             downs = [s for s in known if is_down(by[f"auc/{s}"])]
             most = max(gains, key=lambda s: gains[s]) if gains else None
-            is_hardest = most == known[0] and gains[most] > 0 if most else False
+            is_hardest = hardest_gains_most(gains)
             verdicts.append(bool(known) and ups == known and is_hardest)
             each = ", ".join(f"{s} {signed(gain)}" for s, gain in gains.items())
             largest = (
@@ -147,19 +153,15 @@ def _sizes(results: Sequence[Result]) -> Section:
             by = result["differences"].get("H3", {}).get(other)
             if by is None:
                 continue
-            known = [s for s in SOURCES if is_known(by.get(f"auc/{s}", {}).get("value"))]
-            texts = [difference(by[f"auc/{s}"], s) for s in known]
-            ties = [s for s in known if abs(by[f"auc/{s}"]["value"]) <= _TIE]
-            above = [s for s in known if is_known(low := by[f"auc/{s}"]["low"]) and low > 0]
+            texts = [difference(by[f"auc/{s}"], s) for s in gains_of(by)]
+            ties, above = ties_of(by), wins_of(by)
             text = (
                 f"{named(result)}, {other.replace('ghcl', 'light')}: {', '.join(texts)}; within "
-                f"{_TIE} on {listed(ties)}; interval above 0 on {listed(above)}"
+                f"{TIE} on {listed(ties)}; interval above 0 on {listed(above)}"
             )
             if other == "heavy - ghcl":
-                so = {"prerank", "random"} <= {*ties} and {"exposed", "rank"} <= {*above}
-                text += (
-                    f". By the rule written before, the claim {'holds' if so else 'does not hold'}"
-                )
+                so = "holds" if differ_on_hard_ones(by) else "does not hold"
+                text += f". By the rule written before, the claim {so}"
             lines.append(f"{text}.")
         by = result["differences"].get("H3", {}).get("heavy - ghcl", {})
         keys = main_keys(result["quota"], result["top_m"], by)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prerank.bench.hap.compare import main_keys
+from prerank.bench.hap.verdicts import differ_on_hard_ones, gains_of, hardest_gains_most
 from prerank.bench.hap.words import (
-    SOURCES,
     Result,
     fixed,
     is_down,
@@ -89,24 +89,15 @@ def _sources(result: Result) -> str:
         by[f"auc/{source}"]
         for other in _MIXED
         if (by := result["differences"].get("H2", {}).get(f"ghcl - {other}"))
-        for source in SOURCES
-        if is_known(by.get(f"auc/{source}", {}).get("value"))
+        for source in gains_of(by)
     ]
     return _up_down(found)
 
 
 def _hardest(result: Result) -> str:
-    verdicts = []
-    for other in _MIXED:
-        by = result["differences"].get("H2", {}).get(f"ghcl - {other}", {})
-        gains = {
-            source: by[f"auc/{source}"]["value"]
-            for source in SOURCES
-            if is_known(by.get(f"auc/{source}", {}).get("value"))
-        }
-        if gains:
-            most = max(gains, key=lambda source: gains[source])
-            verdicts.append(most == next(iter(gains)) and gains[most] > 0)
+    by_pair = result["differences"].get("H2", {})
+    gains = [gains_of(by_pair.get(f"ghcl - {other}", {})) for other in _MIXED]
+    verdicts = [hardest_gains_most(each) for each in gains if each]
     return _share(sum(verdicts), len(verdicts))
 
 
@@ -125,12 +116,7 @@ def _recall(family: str, *pairs: str) -> Cell:
 
 def _tie(result: Result) -> str:
     by = result["differences"].get("H3", {}).get("heavy - ghcl", {})
-    known = [s for s in SOURCES if is_known(by.get(f"auc/{s}", {}).get("value"))]
-    if not known:
-        return ""
-    ties = {s for s in known if abs(by[f"auc/{s}"]["value"]) <= 0.005}
-    above = {s for s in known if is_known(low := by[f"auc/{s}"]["low"]) and low > 0}
-    return "yes" if {"prerank", "random"} <= ties and {"exposed", "rank"} <= above else "no"
+    return _share(differ_on_hard_ones(by), 1) if gains_of(by) else ""
 
 
 def _interior(result: Result) -> str:

@@ -13,6 +13,7 @@ from prerank.bench.hap import claims, page_tables
 from prerank.bench.hap.compare import main_keys
 from prerank.bench.hap.grid import lines_of
 from prerank.bench.hap.page_worlds import other_worlds
+from prerank.bench.hap.sets import SETS
 from prerank.bench.hap.words import Result, fixed, is_known, table
 
 __all__ = ["page"]
@@ -53,8 +54,10 @@ def page(results: Sequence[Result]) -> str:
     Parameters
     ----------
     results : sequence of mapping
-        What ``prerank bench hap`` wrote, one per data set.
+        What ``prerank bench hap`` wrote, one per data set, in any order.
     """
+    places = {name: at for at, name in enumerate(SETS)}
+    results = sorted(results, key=lambda r: places.get(r["set"]["name"], len(places)))
     own = [result for result in results if not result["set"].get("rates_of")]
     parts = [_INTRO, _sets(results), claims.answers(own)]
     parts += [_tables(result) for result in own]

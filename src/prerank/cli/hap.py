@@ -44,8 +44,8 @@ def hap(
     Trains every line, judges what is finished, writes results.json.
 
     The same command again goes on where it stopped, after Ctrl-C or SIGTERM too. world_1 and
-    world_2 take the learning rates of world, from the same --out. What is asked, and what would count as an
-    answer, is in benchmarks/hap/hypotheses.md.
+    world_2 take the learning rates of world, from the same --out. What is asked, and what would
+    count as an answer, is in benchmarks/hap/hypotheses.md.
 
     Example: prerank bench hap world --log logs/world --out bench/hap --workers 2
     """

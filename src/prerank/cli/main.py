@@ -23,6 +23,7 @@ from prerank.cli import (
     export,
     recipes,
     score,
+    serve,
     train,
 )
 from prerank.cli.output import say
@@ -49,6 +50,7 @@ app.command()(cascade.cascade)
 app.command()(score.score)
 app.command()(export.export)
 app.add_typer(bundle.app, name="bundle")
+app.command()(serve.serve)
 app.add_typer(bench.app, name="bench")
 
 

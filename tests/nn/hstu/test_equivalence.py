@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from prerank.nn import HSTUStack
+from prerank.nn.hstu import plan
 
 FORMS = ("forward", "masked", "tiled")
 Result = tuple[Tensor, Tensor, list[Tensor]]
@@ -107,6 +108,18 @@ def test_blocks_do_not_matter(stacks: Any, draw: Any, chunk: int, cells: int) ->
     requests = draw(usual)
     a, b = (results(stack, requests, stack.forward) for stack in (usual, other))
     assert gap(a, b) < 1e-12
+
+
+@pytest.mark.parametrize("most", [0, 200])
+def test_masks_made_anew_are_those_kept(
+    stack: HSTUStack, draw: Any, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Long sequences keep no masks between layers; nothing but time and memory may change."""
+    requests = draw(stack)
+    usual = results(stack, requests, stack.forward)
+    monkeypatch.setattr(plan, "_KEPT", most)
+    assert gap(results(stack, requests, stack.forward), usual) < 1e-12
+    assert gap(results(stack, requests, stack.masked), usual) < 1e-12
 
 
 def control(stack: HSTUStack, requests: Any, loss: Loss = per_impression) -> float:

@@ -60,7 +60,7 @@ def attend(
         Weighted sums of values.
     Tensor ``[N, h]``
         With ``softmax`` the log of the sum of exponentials, -inf where nothing is seen: what more
-        keys can be joined by; else zeros.
+        keys can be joined by. With ``silu`` a lone zero.
     """
     with torch.autocast(query_NA.device.type, enabled=False):
         pooled, total = _Attend.apply(  # type: ignore[no-untyped-call]

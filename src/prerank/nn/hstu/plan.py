@@ -12,9 +12,10 @@ a chunk can see; a leading 1 stands for "the same for all".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +26,10 @@ from prerank.nn.hstu.padding import Padding, similar_rows
 
 __all__ = ["Chunk", "Group", "Rule", "plan_crossing", "plan_sequences"]
 
-_KEPT = 1 << 21
-"""Elements of masks and buckets that a group keeps for all layers; larger ones are made anew."""
+_KEPT = 1 << 22
+"""Elements of masks and buckets that a plan keeps for all layers; others are made anew."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,34 @@ class Chunk:
     time: Tensor | None
 
 
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """What orders alone say of a chunk: see :class:`Chunk`; ``with_context`` marks such pairs."""
+
+    mask: Tensor
+    position: Tensor | None
+    with_context: Tensor | None
+
+
+class Kept:
+    """Masks and buckets of a plan, up to a number of elements: attention must not need more."""
+
+    def __init__(self) -> None:
+        self._left = _KEPT
+        self._made: dict[tuple[int, ...], Any] = {}
+
+    def get(self, key: tuple[int, ...], make: Callable[[], T], size: Callable[[T], int]) -> T:
+        """Return what was kept under a key, or make it and keep it if there is room."""
+        if key in self._made:
+            found: T = self._made[key]
+            return found
+        made = make()
+        if size(made) <= self._left:
+            self._left -= size(made)
+            self._made[key] = made
+        return made
+
+
 class Group:
     """Rows of similar length: where their queries and keys lie, and their chunks.
 
@@ -112,8 +143,10 @@ class Group:
         Seconds from each key's event to its request.
     dtype : torch.dtype
         Of the masks.
-    device : torch.device
-        Where tokens live.
+    kept : Kept
+        Of the plan.
+    number : int
+        Of the group in the plan.
     """
 
     def __init__(
@@ -125,14 +158,17 @@ class Group:
         age: Tensor | None,
         dtype: torch.dtype,
         device: torch.device,
+        kept: Kept,
+        number: int,
     ) -> None:
+        self._kept, self._number = kept, number
         self.rule, self.queries, self.keys = rule, queries, keys
         self.dtype = dtype
         same = min(num_events) == max(num_events)
         self._fewest = min(num_events)
         self.num_events = torch.tensor(num_events[:1] if same else num_events, device=device)
         self._age = None if age is None else keys.pad(age.unsqueeze(1)).squeeze(2)
-        self._kept: list[Chunk] | None = None
+        self._by_place = True
         place = torch.arange(keys.width, device=device)
         self._place, C = place, rule.num_context
         order = (place - (C - 1)).clamp(min=0).unsqueeze(0)
@@ -146,6 +182,7 @@ class Group:
             padding = torch.full_like(order, 2 * keys.width)
             order = order.clamp(max=1 + self.num_events.unsqueeze(1))
             order = torch.where(place < lengths, order, padding)
+            self._by_place = False
         self._order = order
 
     @property
@@ -154,18 +191,8 @@ class Group:
         return self.queries is not self.keys
 
     def chunks(self) -> Iterator[Chunk]:
-        """Yield the chunks of queries, small ones from memory."""
-        if self._kept is not None:
-            yield from self._kept
-            return
-        made: list[Chunk] | None = []
-        size = 0
-        for chunk in self._crossing() if self.is_crossing else self._sequence():
-            yield chunk
-            parts = (chunk.mask, chunk.position, chunk.time)
-            size += sum(part.numel() for part in parts if part is not None)
-            made = None if made is None or size > _KEPT else [*made, chunk]
-        self._kept = made
+        """Yield the chunks of queries."""
+        yield from self._crossing() if self.is_crossing else self._sequence()
 
     def _columns(self, earliest: int, last: int) -> slice | Tensor:
         """Return the keys from contextual tokens and from what a window leaves, up to ``last``."""
@@ -183,65 +210,81 @@ class Group:
         if C and self.rule.context_sees == "history":
             bounds = [0, *range(C, width, step)]
         for first, last in zip(bounds, [*bounds[1:], width], strict=True):
-            if first < C and self.rule.context_sees == "history":
-                keys: slice | Tensor = slice(0, width)
-            else:
-                keys = self._columns(min(first, C + self._fewest), last)
-            order_Gs, place_s = self._order[:, keys], self._place[keys]
-            is_self_cs = self._place[first:last].unsqueeze(1) == place_s
-            age = self._age
-            elapsed = None if age is None else age[:, None, keys] - age[:, first:last, None]
-            order_Gc = self._order[:, first:last]
-            yield self._chunk(first, last, keys, order_Gc, order_Gs, is_self_cs, elapsed)
+            reads_all = first < C and self.rule.context_sees == "history"
+            earliest = min(first, C + self._fewest)
+            keys = slice(0, width) if reads_all else self._columns(earliest, last)
+            # Causal chunks of equal columns are the same in all groups of a plan.
+            key = (first, last, earliest)
+            if reads_all or not self._by_place:
+                key = (-1 - self._number, *key[:2])
+            make = partial(self._pairs_within, first, last, keys)
+            pairs = self._kept.get(key, make, _size_of_pairs)
+            time = None
+            if self._age is not None:
+                make_time = partial(self._time_within, first, last, keys, pairs)
+                time = self._kept.get((self._number, first), make_time, Tensor.numel)
+            yield Chunk(first, last, keys, pairs.mask, pairs.position, time)
 
     def _crossing(self) -> Iterator[Chunk]:
-        C, width, step = self.rule.num_context, self.queries.width, self.rule.chunk
-        keys = self._columns(C + self._fewest, self.keys.width)
-        elapsed = None if self._age is None else self._age[:, None, keys]
-        order_G1 = 1 + self.num_events.unsqueeze(1)
-        one = self._chunk(0, 1, keys, order_G1, self._order[:, keys], None, elapsed)
+        width, step = self.queries.width, self.rule.chunk
+        keys = self._columns(self.rule.num_context + self._fewest, self.keys.width)
+        order_G11 = 1 + self.num_events.view(-1, 1, 1)
+        make = partial(self._pairs, order_G11, self._order[:, None, keys], None, False)
+        pairs = self._kept.get((-1 - self._number,), make, _size_of_pairs)
+        time = None
+        if self._age is not None:
+            time = self._time(self._age[:, None, keys], pairs)
         for first in range(0, width, step):
             last = min(first + step, width)
-            yield Chunk(first, last, keys, one.mask, one.position, one.time)
+            yield Chunk(first, last, keys, pairs.mask, pairs.position, time)
 
-    def _chunk(
-        self,
-        first: int,
-        last: int,
-        keys: slice | Tensor,
-        order_Gc: Tensor,
-        order_Gs: Tensor,
-        is_self_cs: Tensor | None,
-        elapsed_Gcs: Tensor | None,
-    ) -> Chunk:
+    def _pairs_within(self, first: int, last: int, keys: slice | Tensor) -> Pairs:
+        is_self_cs = self._place[first:last].unsqueeze(1) == self._place[keys]
+        query, key = self._order[:, first:last, None], self._order[:, None, keys]
+        return self._pairs(query, key, is_self_cs, first < self.rule.num_context)
+
+    def _time_within(self, first: int, last: int, keys: slice | Tensor, pairs: Pairs) -> Tensor:
+        assert self._age is not None
+        return self._time(self._age[:, None, keys] - self._age[:, first:last, None], pairs)
+
+    def _pairs(
+        self, query: Tensor, key: Tensor, is_self_cs: Tensor | None, has_context: bool
+    ) -> Pairs:
+        """Return mask and buckets of queries and keys of given orders."""
         rule = self.rule
-        query, key = order_Gc.unsqueeze(2), order_Gs.unsqueeze(1)
         distance = query - key
         seen = distance > 0
         if rule.window is not None:
             seen &= (distance <= rule.window) | (key == 0)
-        if is_self_cs is not None:
-            seen = seen | is_self_cs
         with_context = None
         if rule.num_context:
             with_context = (query == 0) | (key == 0)
+        if is_self_cs is not None:
+            seen = seen | is_self_cs
+        if has_context:
             limit = self.num_events.view(-1, 1, 1) if rule.context_sees == "history" else 0
-            if first < rule.num_context and is_self_cs is not None:
-                seen = seen | ((query == 0) & (key <= limit))
+            seen = seen | ((query == 0) & (key <= limit))
         mask = seen.to(self.dtype)
         if rule.length is not None:
             mask /= rule.length
         else:
             mask /= seen.sum(2, keepdim=True) + (is_self_cs is None)
-        position = time = None
+        position = None
         if rule.position_buckets:
-            table = distance_buckets(self.keys.width + 1, rule.position_buckets).to(key.device)
-            position = table[distance.clamp(0, self.keys.width + 1)]
+            longest = self.keys.width + 1
+            table = distance_buckets(longest, rule.position_buckets).to(key.device, torch.int32)
+            position = table[distance.clamp(0, longest)]
             position = _marked(position, with_context, rule.position_buckets)
-        if rule.time_buckets and elapsed_Gcs is not None:
-            time = time_bucket(elapsed_Gcs, rule.time_buckets)
-            time = _marked(time, with_context, rule.time_buckets)
-        return Chunk(first, last, keys, mask, position, time)
+        return Pairs(mask, position, with_context)
+
+    def _time(self, elapsed: Tensor, pairs: Pairs) -> Tensor:
+        time = time_bucket(elapsed, self.rule.time_buckets)
+        return _marked(time, pairs.with_context, self.rule.time_buckets)
+
+
+def _size_of_pairs(pairs: Pairs) -> int:
+    parts = (pairs.mask, pairs.position, pairs.with_context)
+    return sum(part.numel() for part in parts if part is not None)
 
 
 def _marked(index: Tensor, with_context: Tensor | None, value: int) -> Tensor:
@@ -267,14 +310,15 @@ def plan_sequences(
         Of the queries.
     """
     starts, lengths, events = offsets.tolist(), offsets.diff().tolist(), num_events.tolist()
-    device = offsets.device
-    groups = []
+    device, kept = offsets.device, Kept()
+    groups: list[Group] = []
     for similar in similar_rows(lengths):
         width = max(lengths[r] for r in similar)
         for rows in rule.pieces(similar, width, width):
             padding = Padding.of([starts[r] for r in rows], [lengths[r] for r in rows], device)
             in_rows = [events[r] for r in rows]
-            groups.append(Group(rule, padding, padding, in_rows, age, dtype, device))
+            group = (padding, padding, in_rows, age, dtype, device, kept, len(groups))
+            groups.append(Group(rule, *group))
     return groups
 
 
@@ -302,8 +346,8 @@ def plan_crossing(
     order: Tensor | None = None
     if bool((request_of.diff() < 0).any()):
         order = torch.argsort(request_of, stable=True)
-    device = offsets.device
-    groups = []
+    device, kept = offsets.device, Kept()
+    groups: list[Group] = []
     for similar in similar_rows([n if k else 0 for n, k in zip(lengths, counts, strict=True)]):
         for members in similar_rows([counts[r] for r in similar]):
             chosen = sorted(similar[m] for m in members)
@@ -314,5 +358,6 @@ def plan_crossing(
                 )
                 keys = Padding.of([starts[r] for r in rows], [lengths[r] for r in rows], device)
                 events = [lengths[r] - rule.num_context for r in rows]
-                groups.append(Group(rule, queries, keys, events, age, dtype, device))
+                group = (queries, keys, events, age, dtype, device, kept, len(groups))
+                groups.append(Group(rule, *group))
     return groups

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prerank.bench.machine import describe_machine
 from prerank.log import Columns, Part, Transforms
 
-__all__ = ["bench_memory", "decoded_bytes", "peak_mib"]
+__all__ = ["bench_memory", "decoded_bytes"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -30,20 +29,6 @@ def decoded_bytes(columns: Columns) -> int:
     for group in columns.groups.values():
         total += group.offsets.nbytes + sum(column.nbytes for column in group.values.values())
     return total
-
-
-def peak_mib(function: Callable[[], object]) -> float:
-    """Return how much memory a call needs at most above what was there before, in MiB.
-
-    Raises
-    ------
-    OSError
-        The system has no ``/proc`` to read memory from.
-    """
-    _CLEAR.write_text("5", encoding="ascii")
-    before = _status_mib("VmRSS")
-    function()
-    return _status_mib("VmHWM") - before
 
 
 def bench_memory(part: Part, transforms: Transforms, *, batch_size: int = 128) -> dict[str, Any]:

@@ -15,11 +15,9 @@ Shapes: ``R`` requests, ``N`` events of each, ``K`` impressions of each, ``I`` i
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prerank.bench.machine import describe_machine
-from prerank.bench.memory import peak_mib
 from prerank.jagged import Jagged
 from prerank.nn import FusedTables, HSTUStack
 
@@ -148,7 +145,8 @@ def bench_roo(
     impressions : sequence of int
         Impressions ``K`` of a request, at most ``num_candidates``.
     num_candidates, large : int
-        Impressions of an update, and of a second, larger one at ``N`` = 256 where that is asked.
+        Impressions of an update, and of a second, larger one of at most 256 events a request,
+        also with lengths and impressions mixed; 0: none.
     repeats : int
         Rounds; the ways take turns and medians of CPU time are reported.
     config : HSTUStack.Config, optional
@@ -160,9 +158,10 @@ def bench_roo(
     -------
     dict
         ``machine``; ``rows`` (a way at a shape: CPU ms, operations, impressions/s); ``costs`` of
-        history and candidate; ``memory``; ``equal`` (largest difference of loss and gradients in
-        float64); ``ratios``: ``roo/nN/kK`` is tiled over two-pass, with ``/masked``,
-        ``/impressions`` (requests alone), ``/tokens`` and ``/model`` (the two predictions).
+        history and candidate; ``memory`` (MiB kept for the backward pass); ``equal`` (largest
+        difference of loss and gradients in float64); ``ratios``: ``roo/nN/kK`` is tiled over
+        two-pass, with ``/masked``, ``/impressions`` (requests alone), ``/tokens`` and ``/model``
+        (the two predictions).
     """
     torch.manual_seed(0)
     config = config or HSTUStack.Config()
@@ -175,7 +174,7 @@ def bench_roo(
         cost = _costs(net, N, num_candidates, repeats)
         result["costs"].append(cost)
         steps = {f"k{K}": make_step(*_same(max(1, num_candidates // K), N, K)) for K in impressions}
-        if N == 256 and large:
+        if N <= 256 and large:
             for K in impressions:
                 if K in (8, 32):
                     steps[f"k{K}/step{large}"] = make_step(*_same(large // K, N, K))
@@ -305,7 +304,7 @@ def _largest_difference(config: HSTUStack.Config) -> dict[str, float]:
 
 
 def _memory(net: Net, N: int) -> list[dict[str, Any]]:
-    """Return what one request of so many events needs, by its number of candidates."""
+    """Return what one request of so many events keeps for its backward pass, by candidates."""
     rows: list[dict[str, Any]] = []
     for K in (1, 8, 32, 128):
         step = make_step(*_same(1, N, K))
@@ -316,10 +315,7 @@ def _memory(net: Net, N: int) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"events": N, "impressions": K}
         row["history_mib"] = _kept_mib(net, history)
         for way in WAYS[:3]:
-            loss = _loss(net, step, way)
-            row[f"{way}_mib"] = _kept_mib(net, loss)
-            gc.collect()
-            row[f"{way}_peak_mib"] = peak_mib(partial(_update, net, loss))
+            row[f"{way}_mib"] = _kept_mib(net, _loss(net, step, way))
         rows.append(row)
     return rows
 

@@ -21,7 +21,6 @@ import torch
 from prerank.errors import CheckFailedError, InputError
 from prerank.serving.bundle import Bundle, open_bundle
 from prerank.serving.catalogue import Catalogue
-from prerank.serving.deadlines import TierCost
 from prerank.serving.grow import new_content, new_states
 from prerank.serving.messages import Id, RankAnswer, RankRequest, Value
 from prerank.serving.pipeline import Pipeline, View
@@ -280,12 +279,11 @@ class Engine:
         if wanted == "fp32" or (wanted == "auto" and not fast):
             self.dtype_reason = "asked for" if wanted == "fp32" else "bf16 is not fast here"
             return
-        self.pipeline.dtype = "bf16"
+        self.pipeline.use("bf16")
         found = self.self_test()
         how = f"{', '.join(fast) or 'no fast instructions'}; agreement {found.agreement:.1%}"
         self.dtype_reason = how
         if not found.ok:
-            self.pipeline.dtype = "fp32"
+            self.pipeline.use("fp32")
             self.dtype_reason = f"bf16 changes the order: {found.message}"
-        self.pipeline.costs[:] = [TierCost() for _ in self.pipeline.costs]
         self.self_test()

@@ -50,10 +50,12 @@ class IdIndex:
         own = values[NUM_RESERVED:].to_numpy(zero_copy_only=False).astype(np.int64)
         numbers = np.concatenate([own, np.array(self._more, dtype=np.int64)])
         rows = np.arange(NUM_RESERVED, NUM_RESERVED + len(numbers), dtype=np.int32)
-        if len(numbers) and numbers.min() >= 0 and numbers.max() < _SPARSE * len(numbers) + 65536:
+        self._first = int(numbers.min()) if len(numbers) else 0
+        span = int(numbers.max()) - self._first if len(numbers) else 0
+        if span < _SPARSE * len(numbers) + 65536:
             # One more row, for everything outside.
-            self._table = np.full(int(numbers.max()) + 2, UNKNOWN_ROW, dtype=np.int32)
-            self._table[numbers] = rows
+            self._table = np.full(span + 2, UNKNOWN_ROW, dtype=np.int32)
+            self._table[numbers - self._first] = rows
             return
         order = np.argsort(numbers)
         self._sorted, self._sorted_rows = numbers[order], rows[order]
@@ -103,11 +105,9 @@ class IdIndex:
     def _find(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         if self._table is not None:
             last = len(self._table) - 1
-            # As unsigned numbers the negative ones are beyond the end as well.
-            at = np.minimum(numbers.view(np.uint64), np.uint64(last)).view(np.int64)
+            # As unsigned numbers those before the first are beyond the end as well.
+            at = np.minimum((numbers - self._first).view(np.uint64), np.uint64(last)).view(np.int64)
             return self._table[at].astype(np.int64)
-        if not len(self._sorted):
-            return np.full(len(numbers), UNKNOWN_ROW, dtype=np.int64)
         at = np.minimum(np.searchsorted(self._sorted, numbers), len(self._sorted) - 1)
         found = self._sorted[at] == numbers
         return np.where(found, self._sorted_rows[at], UNKNOWN_ROW).astype(np.int64)

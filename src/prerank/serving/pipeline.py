@@ -32,7 +32,7 @@ from prerank.serving.errors import BadRequestError, HistoryRequiredError
 from prerank.serving.messages import RankAnswer, RankRequest, Timings
 from prerank.serving.prepare import CandidateSide, join, prepare
 from prerank.serving.requests import RequestStates
-from prerank.serving.scoring import Dtype, HeldStates
+from prerank.serving.scoring import Dtype, HeldStates, in_bf16
 from prerank.serving.settings import EngineConfig
 from prerank.serving.stats import Counters
 
@@ -93,6 +93,7 @@ class Pipeline:
         self.bundle, self.config, self.clock = bundle, config, clock
         self.cascade = bundle.cascade
         self.dtype: Dtype = "fp32"
+        self._scorers = list(self.cascade.models)
         self.costs = [TierCost() for _ in self.cascade.tiers]
         self.cache = StateCache(config.cache_bytes, config.cache_ttl_s, clock)
         self.counters = Counters(len(self.cascade.tiers))
@@ -118,6 +119,13 @@ class Pipeline:
                     results[one.index] = answer
         self.counters.count_errors(sum(isinstance(r, Exception) for r in results))
         return [r for r in results if r is not None]
+
+    def use(self, dtype: Dtype) -> None:
+        """Compute scores in another precision from now on."""
+        self.dtype = dtype
+        models = self.cascade.models
+        self._scorers = [in_bf16(m) for m in models] if dtype == "bf16" else list(models)
+        self.costs = [TierCost() for _ in models]
 
     def scores(self, request: RankRequest, view: View) -> list[torch.Tensor]:
         """Return the logits ``[I, T]`` that each tier gives every known candidate."""
@@ -234,7 +242,7 @@ class Pipeline:
             else tuple(type(states[0]).cat(states) for states in zip(*parts, strict=True))
         )
         return HeldStates(
-            self.cascade.models,
+            self._scorers,
             self.bundle.transforms_of,
             view.catalogue.states,
             requests,

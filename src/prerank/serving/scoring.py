@@ -5,20 +5,22 @@ Shapes: ``R`` requests, ``I`` candidates, ``F`` candidates that reached a tier, 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prerank.batch import Rows, Scores
 from prerank.models.base import Model
+from prerank.nn import FusedTables, SplitLinear
 from prerank.serving.deadlines import TierCost
 from prerank.serving.prepare import CandidateSide, select
 from prerank.serving.states import ItemStates
 
-__all__ = ["Dtype", "HeldStates", "run_score"]
+__all__ = ["Dtype", "HeldStates", "in_bf16", "run_score"]
 
 Dtype = Literal["fp32", "bf16"]
 
@@ -113,12 +115,36 @@ class HeldStates:
         return run_score(self.models[index], self.requests[index], items, pairs, self.dtype)
 
 
+def in_bf16(model: Model) -> Model:
+    """Return a copy for scoring whose matrices are bfloat16; embedding tables are shared.
+
+    Autocast alone would convert every matrix anew in each call.
+
+    Examples
+    --------
+    >>> from prerank.models import TwoTower
+    >>> from prerank.schema import Feature, Label, Schema
+    >>> item = Feature(name="item", owner="item", kind="categorical")
+    >>> model = TwoTower.Config().build(Schema(features=(item,), labels=(Label(name="click"),)))
+    >>> small = in_bf16(model)
+    >>> small.encode.tables is model.encode.tables, small.item_bias.weight.dtype
+    (True, torch.bfloat16)
+    """
+    tables = {id(m): m for m in model.modules() if isinstance(m, FusedTables)}
+    copied = copy.deepcopy(model, dict[int, Any](tables))
+    for module in copied.modules():
+        if isinstance(module, nn.Linear | SplitLinear):
+            module.to(torch.bfloat16)
+    return copied.eval()
+
+
 def run_score(model: Model, request: Rows, items: Rows, pairs: object, dtype: Dtype) -> Tensor:
     """Score pairs in a precision; logits come back in float32.
 
     Parameters
     ----------
     model : Model
+        For ``bf16``: what :func:`in_bf16` made of it.
     request, items : Rows
         States, floating-point numbers of the request in float32.
     pairs : Pairs

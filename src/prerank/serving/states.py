@@ -160,8 +160,11 @@ class ItemStates:
         self.added = dict(added) if added else None
         self._names = list(flatten(shape))
         self._jagged = any(name.endswith(".offsets") for name in self._names)
-        plain = all(self.base[name].dtype not in (torch.int8, torch.bfloat16) for name in self.base)
-        self._whole: Rows | None = rebuild(shape, self.base) if plain else None
+        kinds = {tensor.dtype for tensor in self.base.values() if tensor.is_floating_point()}
+        is_packed = any(tensor.dtype == torch.int8 for tensor in self.base.values())
+        # Shares of logits are fp32 among bf16 ones too: sums take either.
+        self._dtype = torch.bfloat16 if torch.bfloat16 in kinds else torch.float32
+        self._whole: Rows | None = None if is_packed else rebuild(shape, self.base)
 
     @property
     def num_base(self) -> int:
@@ -197,7 +200,7 @@ class ItemStates:
             Whole states and the rows themselves where nothing needs converting.
         """
         if self._whole is not None and self.added is None and more is None:
-            if dtype == torch.float32:
+            if dtype == self._dtype:
                 return self._whole, rows
             return self._whole.select(rows).to(dtype), torch.arange(rows.numel())
         if self._jagged:

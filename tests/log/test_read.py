@@ -310,3 +310,46 @@ def test_opening_what_is_no_log_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="no such log"):
         open_log(tmp_path / "file")
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_ranks_and_scores_that_nobody_wants_are_not_read(rich_log: Log, shuffle: bool) -> None:
+    ranks, scores = rich_log.schema.ranks, rich_log.schema.scores
+    assert ranks
+    assert scores
+    part = rich_log["train"]
+    transforms = Transforms.fit(part)
+    wanted = frozenset({f"rank.{ranks[0]}"})
+    every = part.batches(transforms, 7, shuffle=shuffle)
+    fewer = part.batches(transforms, 7, shuffle=shuffle, logged=wanted)
+    none = part.batches(transforms, 7, shuffle=shuffle, logged=frozenset())
+    for whole, cut, bare in zip(every, fewer, none, strict=True):
+        assert list(cut.evidence.ranks) == [ranks[0]]
+        assert not cut.evidence.scores
+        assert not bare.evidence.ranks
+        assert set(whole.evidence.scores) == set(scores)
+        torch.testing.assert_close(
+            cut.evidence.ranks[ranks[0]], whole.evidence.ranks[ranks[0]], rtol=0, atol=0
+        )
+        for other in (cut, bare):
+            for name in ("row", "source", "targets", "item", "sample_prob", "weight"):
+                torch.testing.assert_close(
+                    getattr(other.evidence, name),
+                    getattr(whole.evidence, name),
+                    rtol=0,
+                    atol=0,
+                    equal_nan=True,
+                )
+            assert torch.equal(other.inputs.item_of, whole.inputs.item_of)
+
+
+def test_a_file_that_is_replaced_is_read_anew(rich_log: Log, copy_of: Callable[..., Path]) -> None:
+    path = copy_of(rich_log)
+    log = open_log(path)
+    before = [c.scalars["time"] for c in log.all().columns(7)]
+    file = next((path / "requests").iterdir())
+    table = pq.read_table(file)
+    pq.write_table(table.slice(0, 0), file)  # its footer, once read, is not believed any more
+    with pytest.raises(InputError):
+        list(log.all().columns(7))
+    assert before

@@ -147,3 +147,25 @@ def test_batches_in_which_no_request_is_left_do_no_harm(
     assert not clicks.any(axis=1).all()
     assert report.steps == len(clicks)
     assert report.samples == 6 * int(clicks.any(axis=1).sum())
+
+
+def test_what_the_objective_does_not_read_changes_nothing(
+    planted: Any, new_model: Callable[..., Any], bce: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    batches = type(planted.log["train"]).batches
+
+    def spy(self: Any, *args: Any, **options: Any) -> Any:
+        seen.append(options.get("logged"))
+        return batches(self, *args, **options)
+
+    monkeypatch.setattr(type(planted.log["train"]), "batches", spy)
+    weights = []
+    for objective in (bce, _Watches(bce, 10**9)):  # the second does not say what it reads
+        model = new_model()
+        sampler = SAMPLING.build(planted.log["train"])
+        fit(model, planted.log["train"], objective, config=CONFIG, sampler=sampler, progress=False)
+        weights.append(model.state_dict())
+    assert frozenset() in seen
+    assert None in seen
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -113,6 +113,7 @@ class _Kept(Part):
 
     def columns(self, batch_size: int, **options: Any) -> Iterator[Columns]:
         """Yield batches as :meth:`Part.columns` does; ``weight`` holds what to tell apart."""
+        options["logged"] = None  # what survives is told by a score, whatever the objective reads
         for columns in super().columns(batch_size, **options):
             group = columns.candidates
             source = sources_of(columns, self.log.schema)

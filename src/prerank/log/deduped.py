@@ -46,6 +46,7 @@ class DedupedPart(Part):
         shuffle: bool = False,
         start: int = 0,
         with_ids: bool = False,
+        logged: frozenset[str] | None = None,
     ) -> Iterator[Columns]:
         """Yield batches of ``batch_size`` stored rows each, as few requests as they make.
 
@@ -63,7 +64,7 @@ class DedupedPart(Part):
         begun: list[Columns] = []
         missing = batch_size
         for window in windows[index:]:
-            rows = _Rows.cat([_Rows.of(c) for c in self._pieces(window, with_ids)])
+            rows = _Rows.cat([_Rows.of(c) for c in self._pieces(window, with_ids, logged)])
             order = np.arange(len(rows.request))
             if shuffle:
                 order = shuffled(rows.moment, seed, epoch)
@@ -79,10 +80,12 @@ class DedupedPart(Part):
         if begun:
             yield dedup_columns(Columns.cat(begun))
 
-    def _pieces(self, window: Window, with_ids: bool) -> Iterator[Columns]:
+    def _pieces(
+        self, window: Window, with_ids: bool, logged: frozenset[str] | None
+    ) -> Iterator[Columns]:
         starts = self.log._starts
         groups = sorted(window.groups)  # the first row of a request is then the same every epoch
-        read = self.log.read(groups, with_ids=with_ids)
+        read = self.log.read(groups, with_ids=with_ids, logged=logged)
         for group, columns in zip(groups, read, strict=True):
             first, stop = int(starts[group]), int(starts[group + 1])
             rows = self.rows.within(first, stop) - first

@@ -29,7 +29,7 @@ from prerank.log.format.files import (
     read_json,
 )
 from prerank.log.format.items import ItemTable
-from prerank.log.format.layout import Column, request_columns
+from prerank.log.format.layout import Column, is_wanted, request_columns
 from prerank.log.format.vocab import Vocabulary
 from prerank.log.order import plan_windows, shuffled, skip_windows
 from prerank.log.prefetch import prefetch as run_ahead
@@ -164,7 +164,12 @@ class Log:
         return np.concatenate(times), np.concatenate(users)
 
     def read(
-        self, groups: Any, only: list[str] | None = None, *, with_ids: bool = False
+        self,
+        groups: Any,
+        only: list[str] | None = None,
+        *,
+        with_ids: bool = False,
+        logged: frozenset[str] | None = None,
     ) -> Iterator[Columns]:
         """Read row groups by number, one ``Columns`` each, checked.
 
@@ -176,11 +181,14 @@ class Log:
             Columns to read; default all but ``request_id``.
         with_ids : bool
             Read ``request_id`` too.
+        logged : frozenset of str, optional
+            Ranks and scores to read (``rank.STAGE``, ``score.NAME``); None reads all.
         """
         columns = [
             c
             for c in request_columns(self.schema)
             if (c.name in only if only is not None else c.name != "request_id" or with_ids)
+            and (logged is None or is_wanted(c, logged))
         ]
         for first, where, table in self.tables(groups, columns):
             yield decode(table, columns, self.schema, first, where)
@@ -250,6 +258,7 @@ class Part:
         shuffle: bool = False,
         start: int = 0,
         with_ids: bool = False,
+        logged: frozenset[str] | None = None,
     ) -> Iterator[Columns]:
         """Yield the requests in batches, as numpy columns, in one epoch's order.
 
@@ -265,6 +274,8 @@ class Part:
             Number of batches to skip, without reading them.
         with_ids : bool
             Also read ``request_id``.
+        logged : frozenset of str, optional
+            Ranks and scores to read (``rank.STAGE``, ``score.NAME``); None reads all.
         """
         starts = self.log._starts
         windows = plan_windows(
@@ -279,31 +290,30 @@ class Part:
         rest: Columns | None = None
         for window in windows[index:]:
             pieces = []
-            for group, columns in zip(
-                window.groups, self.log.read(window.groups, with_ids=with_ids), strict=True
-            ):
+            read = self.log.read(window.groups, with_ids=with_ids, logged=logged)
+            for group, columns in zip(window.groups, read, strict=True):
                 first, stop = int(starts[group]), int(starts[group + 1])
                 rows = self.rows.within(first, stop) - first
                 pieces.append(columns if len(rows) == stop - first else columns.take(rows))
             whole = Columns.cat(pieces)
             # a window is as large as memory gets: nothing may hold a second copy of one
             pieces, columns = [], whole
+            at, stop = skip, whole.num_requests
+            order = np.arange(stop)
             if shuffle:
-                whole = whole.take(shuffled(whole.scalars["row"], seed, epoch))
-            if skip:
-                whole, skip = whole.slice(skip, whole.num_requests), 0
-            first = 0
+                order = shuffled(whole.scalars["row"], seed, epoch)
+            skip = 0
             if rest is not None:  # fill up the batch that the window before began
-                first = min(batch_size - rest.num_requests, whole.num_requests)
-                rest = Columns.cat([rest, whole.slice(0, first)])
+                at = min(batch_size - rest.num_requests, stop)
+                rest = Columns.cat([rest, whole.take(order[:at])])
                 if rest.num_requests < batch_size:
                     continue
                 yield rest
-            stop = whole.num_requests - (whole.num_requests - first) % batch_size
-            for at in range(first, stop, batch_size):
-                yield whole.slice(at, at + batch_size)
-            left = np.arange(stop, whole.num_requests)
-            rest = whole.take(left) if len(left) else None
+            stop -= (stop - at) % batch_size
+            for first in range(at, stop, batch_size):
+                last = first + batch_size
+                yield whole.take(order[first:last]) if shuffle else whole.slice(first, last)
+            rest = whole.take(order[stop:]) if stop < len(order) else None
         if rest is not None:
             yield rest
 
@@ -331,6 +341,7 @@ class Part:
         world_size: int = 1,
         prefetch: int = 2,
         sampler: Sampler | None = None,
+        logged: frozenset[str] | None = None,
     ) -> Iterator[RequestBatch]:
         """Yield ``RequestBatch`` es of one epoch, prepared ahead in a thread.
 
@@ -348,12 +359,15 @@ class Part:
             Batches held ready; 0 reads in the calling thread.
         sampler : Sampler, optional
             Chooses and draws candidates before tensors are made, in the reading thread.
+        logged : frozenset of str, optional
+            As in :meth:`columns`; ``evidence.ranks`` and ``scores`` hold these alone, and without
+            a score ``scored_online`` is all true.
         """
         assembler = transforms.assembler(self.log)
 
         def make() -> Iterator[RequestBatch]:
             for columns in self.columns(
-                batch_size, seed=seed, epoch=epoch, shuffle=shuffle, start=start
+                batch_size, seed=seed, epoch=epoch, shuffle=shuffle, start=start, logged=logged
             ):
                 mine = columns
                 if world_size > 1:

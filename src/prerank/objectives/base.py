@@ -43,6 +43,10 @@ class Objective(Protocol):
     normaliser : Normaliser
         Data-parallel training sets it to ``all_reduce(weight) / world_size``: averaging gradients
         over processes then gives the gradient of the global mean, however unequal the batches.
+
+    An objective may also say which logged ranks and scores it reads, ``logged : frozenset of str``
+    (``rank.STAGE``, ``score.NAME``): training then reads no others, which halves what a log of
+    many costs to read. Of one that does not say, all are read.
     """
 
     per_impression: bool

@@ -58,6 +58,7 @@ class BCE:
     """
 
     per_impression = True
+    logged: frozenset[str] = frozenset()
 
     class Config(BaseConfig, frozen=True):
         """Options of the cross-entropy.

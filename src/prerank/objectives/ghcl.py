@@ -77,6 +77,7 @@ class GHCL:
     """
 
     per_impression = False
+    logged: frozenset[str] = frozenset()
 
     class Config(BaseConfig, frozen=True):
         """Options; every variant of the ablation is one of these.

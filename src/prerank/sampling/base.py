@@ -24,6 +24,9 @@ class Sampler(Protocol):
     costs nothing further. What it draws is a pure function of (seed, epoch, request row), or of
     (seed, epoch, key) where requests share draws: not of the batch size, of the process, or of
     what was read before.
+
+    A sampler may say which logged ranks and scores it reads, ``logged : frozenset of str``, as an
+    objective may.
     """
 
     def sample(

@@ -180,6 +180,11 @@ class HAPSampler:
             self._stage = log.schema.sources[config.drawn][0]
             self._pool = ItemPool.read(log, alive=config.alive, weights=weights)
 
+    @property
+    def logged(self) -> frozenset[str]:
+        """Ranks that are read: those that floors are of."""
+        return frozenset(f"rank.{source.order}" for source in self.sources if source.floor)
+
     def describe(self) -> dict[str, Any]:
         """Return the values of the configuration, and what the popularity was counted in."""
         values = to_values(self.config)

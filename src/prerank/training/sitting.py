@@ -202,7 +202,18 @@ class Sitting:
             rank=distributed.rank(),
             world_size=distributed.size(),
             sampler=self.sampler,
+            logged=self._logged(),
         )
+
+    def _logged(self) -> frozenset[str] | None:
+        """Return the logged ranks and scores that an update needs; None: nobody knows."""
+        wanted: frozenset[str] = frozenset()
+        for reader in (self.trainer.objective, self.sampler):
+            names = getattr(reader, "logged", None)
+            if reader is not None and names is None:
+                return None
+            wanted |= names or frozenset()
+        return wanted
 
     def _after_update(self, bar: ProgressReport) -> bool:
         """Evaluate and store where it is due; return whether the run is over."""

@@ -96,3 +96,10 @@ def test_history_keys_name_their_stream() -> None:
     assert history_key("clicks") == "history.clicks"
     with pytest.raises(KeyError):
         Columns({"row": np.arange(1)}, {}).candidates  # noqa: B018
+
+
+def test_long_rows_are_taken_like_short_ones() -> None:
+    rng = np.random.default_rng(0)
+    lists = [rng.integers(-5, 5, n).tolist() for n in (300, 0, 120, 500)]
+    rows = [3, 1, 0, 3]
+    assert _lists(_group(lists).take(np.array(rows))) == [lists[r] for r in rows]

@@ -26,6 +26,9 @@ __all__ = [
 Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
 
+_LONG = 64
+"""Mean length of rows from which copying a row at a time beats picking single values."""
+
 CANDIDATES = "candidates"
 """Key of the group that holds ``candidates.*`` and ``labels.*``."""
 
@@ -89,6 +92,13 @@ class Group:
         lengths = np.diff(self.offsets)[rows]
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
+        if offsets[-1] > _LONG * len(rows):
+            starts = self.offsets[rows]
+            spans = list(map(slice, starts.tolist(), (starts + lengths).tolist()))
+            return Group(
+                offsets,
+                {n: np.concatenate([c[span] for span in spans]) for n, c in self.values.items()},
+            )
         shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
         index = np.arange(offsets[-1]) + shift
         return Group(offsets, {name: column[index] for name, column in self.values.items()})

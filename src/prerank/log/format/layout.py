@@ -10,7 +10,15 @@ import pyarrow as pa
 from prerank.log.format.columns import CANDIDATES, history_key
 from prerank.schema import Feature, Schema
 
-__all__ = ["ARROW", "Column", "Shape", "group_columns", "item_columns", "request_columns"]
+__all__ = [
+    "ARROW",
+    "Column",
+    "Shape",
+    "group_columns",
+    "is_wanted",
+    "item_columns",
+    "request_columns",
+]
 
 Coding = Literal["vocab", "stage", "channel", "int", "float", "bool", "time", "raw"]
 Shape = Literal["scalar", "list"]
@@ -89,6 +97,21 @@ def request_columns(schema: Schema) -> list[Column]:
         columns += [_feature(f, group) for f in schema.stored("history") if f.stream == stream]
     columns += group_columns(schema)
     return columns
+
+
+def is_wanted(column: Column, logged: frozenset[str]) -> bool:
+    """Say whether a reader of some logged ranks and scores reads a column; others it always does.
+
+    Examples
+    --------
+    >>> rank = Column("candidates.rank.rank", "int", "list", CANDIDATES, "rank.rank")
+    >>> is_wanted(rank, frozenset()), is_wanted(rank, frozenset({"rank.rank"}))
+    (False, True)
+    """
+    if column.name == f"{CANDIDATES}.scored_online":
+        return any(name.startswith("score.") for name in logged)
+    is_logged = column.name.startswith((f"{CANDIDATES}.rank.", f"{CANDIDATES}.score."))
+    return not is_logged or column.key in logged
 
 
 def group_columns(schema: Schema) -> list[Column]:

@@ -51,7 +51,10 @@ def source_codes(stage: npt.NDArray[Any], engaged: Floats, schema: Schema) -> np
 
 
 def build_evidence(columns: Columns, schema: Schema, trained: Schema) -> Evidence:
-    """Make the evidence of a batch; tasks are those of the training schema."""
+    """Make the evidence of a batch; tasks are those of the training schema.
+
+    Of ranks and scores it holds those that were read.
+    """
     group = columns.groups[CANDIDATES]
     values = group.values
     num_candidates = int(group.offsets[-1])
@@ -84,8 +87,16 @@ def build_evidence(columns: Columns, schema: Schema, trained: Schema) -> Evidenc
         sample_prob=ones("sample_prob"),
         scored_online=_tensor(values.get("scored_online", np.ones(num_candidates, dtype=np.bool_))),
         labels={name: _tensor(column) for name, column in labels.items()},
-        ranks={s: _tensor(values[f"rank.{s}"].astype(np.int64)) for s in schema.ranks},
-        scores={s: _tensor(values[f"score.{s}"].astype(np.float32)) for s in schema.scores},
+        ranks={
+            s: _tensor(values[f"rank.{s}"].astype(np.int64))
+            for s in schema.ranks
+            if f"rank.{s}" in values
+        },
+        scores={
+            s: _tensor(values[f"score.{s}"].astype(np.float32))
+            for s in schema.scores
+            if f"score.{s}" in values
+        },
     )
 
 

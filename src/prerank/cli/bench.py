@@ -10,6 +10,7 @@ import typer
 from prerank.cli.frontier import frontier
 from prerank.cli.hap import hap, hap_page
 from prerank.cli.impressions import end_to_end, storage
+from prerank.cli.limits import limits
 from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say
 from prerank.cli.roo import roo
 from prerank.cli.tables import print_table
@@ -176,6 +177,7 @@ def refresh(
 app.command("frontier")(frontier)
 app.command("hap")(hap)
 app.command("hap-page")(hap_page)
+app.command("limits")(limits)
 app.command("roo")(roo)
 app.command("storage")(storage)
 app.command("end-to-end")(end_to_end)

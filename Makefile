@@ -4,9 +4,10 @@ PIP_ARGS ?=
 EXTRAS   ?= dev
 BIN      := .venv/bin
 OUT      ?= demo-out
+PEERS    ?= bench-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all lint format bench bench-peers clean
 
 help:
 	@echo "make demo      the whole story on the built-in world (a few minutes)"
@@ -14,6 +15,7 @@ help:
 	@echo "make test-all  all tests"
 	@echo "make lint      format, lint, types and the floors of the house"
 	@echo "make bench     reader and training benchmarks on the built-in world"
+	@echo "make bench-peers  training beside other libraries, each in its own environment (an hour)"
 
 .venv/.ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no python3.11, python3.12 or python3.13 found; name one: make PYTHON=/path/to/python"; exit 1; }
@@ -46,5 +48,8 @@ bench: .venv/.ready
 	$(BIN)/prerank bench data
 	$(BIN)/prerank bench train
 
+bench-peers: .venv/.ready
+	$(BIN)/prerank bench peers --out $(PEERS)
+
 clean:
-	rm -rf .venv demo-out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo-out bench-peers .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ from prerank.cli.hap import hap, hap_page
 from prerank.cli.impressions import end_to_end, storage
 from prerank.cli.limits import limits
 from prerank.cli.output import JsonOption, SetOption, assignments, print_json, say
+from prerank.cli.peers import peers
 from prerank.cli.roo import roo
 from prerank.cli.tables import print_table
 
@@ -178,6 +179,7 @@ app.command("frontier")(frontier)
 app.command("hap")(hap)
 app.command("hap-page")(hap_page)
 app.command("limits")(limits)
+app.command("peers")(peers)
 app.command("roo")(roo)
 app.command("storage")(storage)
 app.command("end-to-end")(end_to_end)

@@ -99,7 +99,6 @@ class Engine:
             raise CheckFailedError(f"{bundle}: self-test failed: {found.message}")
         engine._choose_dtype()
         engine.refresh()
-        engine.pipeline.cache.clear()
         return engine
 
     @property
@@ -146,7 +145,7 @@ class Engine:
         """Rank the requests stored in the bundle and compare with what is stored."""
         # Items that came later may stand in the stored requests.
         view = self._look(0, self._own) if self._view.segment else self._view
-        vectors, pipeline = self.bundle.selftest, self.pipeline
+        vectors, pipeline = self.bundle.selftest, self.pipeline.aside()
         worst, shares = 0.0, []
         for vector in vectors.vectors:
             pairs = zip(pipeline.scores(vector.request, view), vector.logits, strict=True)

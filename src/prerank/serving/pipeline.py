@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -112,8 +113,10 @@ class Pipeline:
                     prepared.append(self._prepare(k, request, starts[k], view))
                 except InputError as error:
                     results[k] = error
-                except (OverflowError, UnicodeEncodeError) as error:
-                    results[k] = BadRequestError(f"request: cannot be encoded ({error})")
+                except OverflowError:
+                    results[k] = BadRequestError("request: a number is too large for 64 bits")
+                except UnicodeEncodeError:
+                    results[k] = BadRequestError("request: a text is not valid Unicode")
             for group in self._groups(prepared):
                 for one, answer in zip(group, self._answer(group, view), strict=True):
                     results[one.index] = answer
@@ -126,6 +129,13 @@ class Pipeline:
         models = self.cascade.models
         self._scorers = [in_bf16(m) for m in models] if dtype == "bf16" else list(models)
         self.costs = [TierCost() for _ in models]
+
+    def aside(self) -> Pipeline:
+        """Return the same with a cache and counters of its own: for self-tests."""
+        other = copy.copy(self)
+        other.cache = StateCache(0, 0.0, self.clock)
+        other.counters = Counters(len(self.cascade.tiers))
+        return other
 
     def scores(self, request: RankRequest, view: View) -> list[torch.Tensor]:
         """Return the logits ``[I, T]`` that each tier gives every known candidate."""

@@ -2,8 +2,8 @@
 
 Source of the question: ROO (arXiv 2508.05640) reports how many more samples fit, Pinterest's
 engineering notes how much sorting by user and request saves; neither gives a table by impressions
-per request. The synthetic log follows our specification's check: a history of about 200 ids, 20
-user columns and 5 that belong to the candidate.
+per request. The synthetic log has histories of about 200 ids, 20 user columns and 5 that belong to
+the candidate.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from prerank.batch import RequestBatch
 from prerank.bench.machine import describe_machine
 from prerank.bench.peaks import measure_peaks
 from prerank.log import Part, Transforms
+from prerank.log.log import GROUPS_PER_WINDOW
 from prerank.nn import FusedTables
 from prerank.training import FitConfig
 from prerank.training.combine import Sum
@@ -164,13 +165,18 @@ def _read(
     sample = clock.timed("sample", sampler.sample)
     assemble = clock.timed("assemble", transforms.assembler(part.log).batch)
     batches: list[RequestBatch] = []
+    # A window is read for its first batch: its cost is shared by all of them.
+    window = GROUPS_PER_WINDOW * part.log.num_requests // part.log.num_groups
+    num_read = max(num, min(window // size, part.num_batches(size)))
     start = time.process_time()
     stream = part.columns(size, shuffle=True, logged=sampler.logged)
-    for _, columns in zip(range(num), stream, strict=False):
-        first = int(columns.scalars["row"][0])
-        batches.append(assemble(sample(columns, seed=0, epoch=0, key=first)))
+    for index, columns in zip(range(num_read), stream, strict=False):
+        if index < num:
+            first = int(columns.scalars["row"][0])
+            batches.append(assemble(sample(columns, seed=0, epoch=0, key=first)))
     whole = time.process_time() - start
-    clock.seconds["decode"] = whole - sum(clock.seconds.values())
+    decode = (whole - sum(clock.seconds.values())) / num_read
+    clock.seconds["decode"] = decode * len(batches)
     return batches, {name: 1e3 * s / len(batches) for name, s in clock.seconds.items()}
 
 
@@ -200,16 +206,17 @@ def _measure(
     trainer = _trainer(name, part, transforms, size)
     for batch in batches[:5]:
         trainer.update(batch)
+    batches = batches[5:] or batches  # a small part has no others
     count = _Count()
     with count:
-        trainer.update(batches[5])
+        trainer.update(batches[0])
     times = []
-    for batch in batches[5:]:
+    for batch in batches:
         start = time.process_time()
         trainer.update(batch)
         times.append(time.process_time() - start)
     step_s = float(np.median(times))
-    least = _least_bytes(trainer, batches[5])
+    least = _least_bytes(trainer, batches[0])
     gemm_s = count.flops / peaks["gemm_gflops"] / 1e9
     copy = peaks["copy_gb_per_s"] * 1e9
     limit_s = gemm_s + least / copy
@@ -223,7 +230,7 @@ def _measure(
         "items": float(np.mean([b.inputs.items.num_rows for b in batches])),
         "step_ms": 1e3 * step_s,
         "reader_ms": reader_ms,
-        "pieces": _pieces(trainer, batches[5:]),
+        "pieces": _pieces(trainer, batches),
         "gflop": count.flops / 1e9,
         "least_mb": least / 1e6,
         "other_mb": count.other_bytes / 1e6,

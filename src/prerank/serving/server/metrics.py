@@ -22,7 +22,7 @@ from prerank.serving.server.board import BOUNDS_S, Board, Key, Meter, histogram_
 if TYPE_CHECKING:
     from prerank.serving.stats import Stats
 
-__all__ = ["LAYOUT", "ROUTES", "Carry", "make_board", "make_meter", "render"]
+__all__ = ["LAYOUT", "ROUTES", "Carry", "clear", "make_board", "make_meter", "render"]
 
 _GETS = ("model", "metrics", "healthz", "readyz", "openapi")
 ROUTES = ("rank", "batch", "items", "reload", *_GETS, "other")
@@ -95,6 +95,12 @@ def make_board(num_workers: int) -> Board:
 def make_meter(board: Board, row: int) -> Meter:
     """Return what writes a worker's row."""
     return Meter(board, LAYOUT, row)
+
+
+def clear(meter: Meter) -> None:
+    """Say that nothing is there any more where a worker was; what it counted stays."""
+    for name in _GAUGES:
+        meter.set(name, value=0)
 
 
 class Carry:

@@ -13,6 +13,7 @@ from typing import Any
 
 from prerank.serving.server.board import Board
 from prerank.serving.server.logs import event
+from prerank.serving.server.metrics import clear, make_meter
 from prerank.serving.server.workers.channel import Channel, Message
 from prerank.serving.server.workers.worker import Setup, work
 
@@ -62,6 +63,7 @@ class Slot:
     ) -> None:
         self._context, self._listening, self._board = context, listening, board
         self.setup, self._on_ask = setup, on_ask
+        self._meter = make_meter(board, setup.row)
         self.process: ForkServerProcess | None = None
         self.channel: Channel | None = None
         self.ready = asyncio.Event()
@@ -135,6 +137,7 @@ class Slot:
                 self._take(message)
         finally:
             self.ready.clear()
+            clear(self._meter)
             for future in self._awaited.values():
                 if not future.done():
                     future.set_result(_lost(None))

@@ -140,8 +140,6 @@ class _Worker:
             task.cancel()
         service.count()
         await asyncio.to_thread(service.close)
-        for name in ("queue_length", "connections", "cache_entries", "cache_bytes"):
-            service.meter.set(name, value=0)
         await self.channel.close()
 
     async def _listen(self) -> None:

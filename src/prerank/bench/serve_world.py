@@ -20,7 +20,7 @@ from prerank.training import FitConfig, load_run
 from prerank.training.fit import fit
 from prerank.world import World, WorldConfig, write_world
 
-__all__ = ["SERVE_WORLD", "load_cascade", "many_candidates", "prepare_world"]
+__all__ = ["QUICK_WORLD", "SERVE_WORLD", "load_cascade", "many_candidates", "prepare_world"]
 
 SERVE_WORLD = WorldConfig(
     num_items=8_000,
@@ -34,6 +34,19 @@ SERVE_WORLD = WorldConfig(
     retrieval_score=False,
 )
 """More items than the 5,000 candidates that are scored."""
+
+QUICK_WORLD = WorldConfig(
+    num_items=400,
+    num_users=60,
+    num_requests=240,
+    num_days=4,
+    num_retrieved=60,
+    num_preranked=30,
+    num_ranked=15,
+    num_pool=5,
+    retrieval_score=False,
+)
+"""Seconds to simulate and train on, for tests."""
 
 _RUNS: dict[str, tuple[type[HAPLight] | type[HAPExpressive], float]] = {
     "light": (HAPLight, 3e-3),

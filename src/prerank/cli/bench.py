@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prerank.cli.engine import engine
 from prerank.cli.frontier import frontier
 from prerank.cli.hap import hap, hap_page
 from prerank.cli.impressions import end_to_end, storage
@@ -175,6 +176,7 @@ def refresh(
     _say_machine(result["machine"])
 
 
+app.command("engine")(engine)
 app.command("frontier")(frontier)
 app.command("hap")(hap)
 app.command("hap-page")(hap_page)

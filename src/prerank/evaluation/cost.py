@@ -21,7 +21,7 @@ from prerank.batch import Inputs
 from prerank.models.base import Model
 from prerank.nn import FusedTables
 
-__all__ = ["Cost", "count_parameters", "measure_cost"]
+__all__ = ["Cost", "count_flops", "count_parameters", "measure_cost"]
 
 _REPEATS = 7
 
@@ -68,6 +68,20 @@ def count_parameters(model: Model) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()) - table, table
 
 
+def count_flops(call: Callable[[], object]) -> tuple[int, int]:
+    """Return the FLOPs of a call: of products of matrices, and element by element.
+
+    Examples
+    --------
+    >>> a = torch.ones(2, 3)
+    >>> count_flops(lambda: (a @ a.t()) + 1.0)
+    (24, 4)
+    """
+    with _Matrices() as matrices, _Elementwise() as elements:
+        call()
+    return matrices.flops, elements.flops
+
+
 @torch.inference_mode()
 def measure_cost(model: Model, inputs: Inputs) -> Cost:
     """Time the three methods of a model on one batch.
@@ -83,14 +97,12 @@ def measure_cost(model: Model, inputs: Inputs) -> Cost:
     alone = _history_only(inputs)
     pairs, device = inputs.pairs, inputs.request_of.device
     requests, items = model.request_state(alone), model.item_state(inputs.items)
-    with _Matrices() as matrices, _Elementwise() as elements:
-        model.score(requests, items, pairs)
+    flops = sum(count_flops(lambda: model.score(requests, items, pairs)))
     us_request = _median_us(lambda: model.request_state(alone), device)
     us_item = _median_us(lambda: model.item_state(inputs.items), device)
     us_score = _median_us(lambda: model.score(requests, items, pairs), device)
     with _Memory() as memory:
         model.score(model.request_state(alone), model.item_state(inputs.items), pairs)
-    flops = matrices.flops + elements.flops
     dense, table = count_parameters(model)
     return Cost(
         us_per_request=us_request / inputs.num_requests,

@@ -70,6 +70,10 @@ def serve(
         else:
             values[name] = value
     config = from_values(ServerConfig, values, where="--set")
+    if bundle.is_dir() and not (bundle / "manifest.json").is_file():
+        raise InputError(
+            f"{bundle}/manifest.json: not found; expected a bundle: prerank export RUN BUNDLE"
+        )
     token = read_token(token_file) if token_file is not None else ""
 
     def started(what: Started) -> None:

@@ -98,7 +98,7 @@ class ServerConfig(Config, frozen=True):
     min_wait_ms: Annotated[float, msgspec.Meta(ge=0)] = 20.0
     notice_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     drain_s: Seconds = 10.0
-    load_s: Seconds = 120.0
+    load_s: Seconds = 300.0
     refresh_s: Annotated[float, msgspec.Meta(ge=0)] = 5.0
     access_log: str = "-"
     request_ids: Literal["omit", "hash"] = "omit"

@@ -2,13 +2,14 @@
 
 Every way trains the same model from the same initial weights on the same impressions, as many per
 update, with learning rates tuned alike, and is judged by the loss on the same validation requests.
+The ways take turns, a few updates each, so that they share the machine's moods.
 CPU time of everything counts: decoding, ordering, transforms, forward, backward, optimiser.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ batch (RecD). ``impressions``: flat rows in random order, one request side for e
 PHASES = ("read", "transform", "forward", "backward", "optimiser")
 
 _CLOSE = 1.001  # of the best loss: the last bits of a flat course say nothing about speed
+_END = object()
+_TURN = 8192  # impressions of one way before it is the next one's turn
 _TABLE_RATE = 50.0  # learning rate of tables over that of the dense part, as FitConfig has it
 
 
@@ -61,6 +64,19 @@ class _Course:
     def best(self) -> float:
         """Least validation loss."""
         return min(loss for _, loss in self.losses)
+
+    @classmethod
+    def mean(cls, courses: Sequence[_Course]) -> _Course:
+        """Average losses over seeds, add up costs."""
+        points = zip(*(course.losses for course in courses), strict=True)
+        return cls(
+            courses[0].lr,
+            [(at[0][0], float(np.mean([loss for _, loss in at]))) for at in points],
+            {phase: sum(course.seconds[phase] for course in courses) for phase in PHASES},
+            sum(course.num_impressions for course in courses),
+            sum(course.num_requests for course in courses),
+            sum(course.num_updates for course in courses),
+        )
 
 
 def impressions_to_loss(losses: Sequence[tuple[int, float]], target: float) -> float | None:
@@ -91,13 +107,13 @@ def bench_end_to_end(
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     per_request: Sequence[int] = (8, 16),
     impressions_per_update: int = 1024,
-    epochs: int = 2,
-    evaluations: int = 4,
+    epochs: int = 1,
+    evaluations: int = 5,
     rates: Sequence[float] = (2e-3, 4e-3, 8e-3),
     num_requests: int | None = None,
     max_history: int = 100,
     ways: Sequence[str] = tuple(WAYS),
-    seed: int = 0,
+    seeds: Sequence[int] = (0, 1),
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train every model in every way and compare CPU time at equal validation loss.
@@ -122,8 +138,8 @@ def bench_end_to_end(
         Train on the first so many requests only.
     max_history : int
         Events that are stored and read of every history.
-    seed : int
-        Of weights and order.
+    seeds : sequence of int
+        Of weights and order; losses are averaged over them.
     say : callable
         Takes a line of progress now and then.
 
@@ -137,29 +153,40 @@ def bench_end_to_end(
         to equal loss and ``.../per_impression``; ``courses``: losses of every training.
     """
     found: dict[str, Any] = {"machine": describe_machine(), "rows": [], "ratios": {}, "courses": []}
-    found |= {"impressions_per_update": impressions_per_update, "epochs": epochs, "seed": seed}
+    found |= {
+        "impressions_per_update": impressions_per_update,
+        "epochs": epochs,
+        "seeds": list(seeds),
+    }
     transforms: Transforms | None = None
     for k in per_request:
         parts = _parts(log, Path(folder), k, max_history, ways, num_requests)
         transforms = transforms or Transforms.fit(parts["requests"], max_history=max_history)
         for name in model_names:
             values = dict((configs or {}).get(name, {}))
-            courses: dict[str, list[_Course]] = {}
-            for way in ways:
-                size = impressions_per_update // (k if way == "requests" else 1)
-                part = parts[WAYS[way]]
-                part = part.deduplicated() if way == "deduped" else part
-                for lr in rates:
-                    torch.manual_seed(seed)
-                    model = _model(name, values, log)
-                    model.transforms = transforms
-                    course = _train(
-                        model, part, parts["valid"], size, epochs, evaluations, lr, seed
-                    )
-                    courses.setdefault(way, []).append(course)
+            courses: dict[str, list[_Course]] = {way: [] for way in ways}
+            for lr in rates:
+                found_by: dict[str, list[_Course]] = {way: [] for way in ways}
+                for seed in seeds:
+                    racing = {}
+                    for way in ways:
+                        torch.manual_seed(seed)
+                        model = _model(name, values, log)
+                        model.transforms = transforms
+                        size = impressions_per_update // (k if way == "requests" else 1)
+                        part = parts[WAYS[way]]
+                        part = part.deduplicated() if way == "deduped" else part
+                        course = _Course(lr)
+                        found_by[way].append(course)
+                        options = (size, epochs, evaluations, seed)
+                        racing[way] = _train(course, model, part, parts["valid"], *options)
+                    _take_turns(racing)
+                for way, runs in found_by.items():
+                    mean = _Course.mean(runs)
+                    courses[way].append(mean)
                     say(
-                        f"{name} k={k} {way} lr={lr:g}: {1e6 * course.per_impression:.1f} us per "
-                        f"impression, best loss {course.best:.4f}"
+                        f"{name} k={k} {way} lr={lr:g}: {1e6 * mean.per_impression:.1f} us per "
+                        f"impression, best loss {mean.best:.4f}"
                     )
             rows = _rows(name, k, courses, {w: request_bytes(parts[WAYS[w]].log) for w in ways})
             found["rows"] += rows
@@ -195,19 +222,25 @@ def _model(name: str, values: dict[str, Any], log: Log) -> Model:
     return model
 
 
+def _take_turns(racing: dict[str, Iterator[None]]) -> None:
+    while racing:
+        ended = [way for way, turns in racing.items() if next(turns, _END) is _END]
+        racing = {way: turns for way, turns in racing.items() if way not in ended}
+
+
 def _train(
+    course: _Course,
     model: Model,
     part: Part,
     valid: Part,
     batch_size: int,
     epochs: int,
     evaluations: int,
-    lr: float,
     seed: int,
-) -> _Course:
-    """Train and evaluate; the clock stands still while evaluating."""
+) -> Iterator[None]:
+    """Train and evaluate, a turn at a time; the clock stands still while evaluating."""
     assert model.transforms is not None
-    course = _Course(lr)
+    lr, turns = course.lr, 1
     objective = objectives.BCE.Config().build(model.schema)
     optimisers = build_optimisers(model, FitConfig(lr=lr, table_lr=_TABLE_RATE * lr))
     assembler = model.transforms.assembler(part.log)
@@ -244,7 +277,9 @@ def _train(
             course.num_updates += 1
             if number in marks:
                 evaluate()
-    return course
+            if course.num_impressions >= turns * _TURN:
+                turns += 1
+                yield
 
 
 def _rows(

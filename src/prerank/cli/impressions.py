@@ -83,8 +83,9 @@ def end_to_end(
     requests: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Train on the first so many.")
     ] = None,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes.")] = 2,
-    evaluations: Annotated[int, typer.Option(metavar="N", min=1, help="Evaluations per pass.")] = 4,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds to average over.")] = 2,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Passes.")] = 1,
+    evaluations: Annotated[int, typer.Option(metavar="N", min=1, help="Evaluations per pass.")] = 5,
     as_json: JsonOption = False,
 ) -> None:
     """CPU time from Parquet to equal validation loss.
@@ -102,6 +103,7 @@ def end_to_end(
         open_log(log),
         out,
         num_requests=requests,
+        seeds=range(seeds),
         epochs=epochs,
         evaluations=evaluations,
         say=say,

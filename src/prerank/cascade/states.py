@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from prerank.batch import Inputs, Rows, Scores
 from prerank.models.base import Model, OverTrunk
@@ -85,17 +86,37 @@ class States:
         return None
 
 
-_OVER: WeakKeyDictionary[Model, WeakKeyDictionary[Model, tuple[tuple[int, ...], bool]]]
-_OVER = WeakKeyDictionary()
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Whether a model is over another, and which weights said so."""
+
+    modules: tuple[Module, ...]
+    weights: tuple[tuple[int, int], ...]
+    is_over: bool
+
+
+_OVER: WeakKeyDictionary[Model, WeakKeyDictionary[Model, _Compared]] = WeakKeyDictionary()
 
 
 def _is_over(model: Model, other: Model) -> bool:
     """Compare weights once, and again when either model's weights were written to since."""
-    weights = (p for m in (model, other) for p in m.parameters())
-    written = tuple(0 if p.is_inference() else p._version for p in weights)
     found = _OVER.setdefault(model, WeakKeyDictionary())
     known = found.get(other)
-    if known is None or known[0] != written:
+    if known is None or known.weights != _written((model, other, *known.modules)):
         assert isinstance(model, OverTrunk)
-        known = found[other] = (written, model.is_over(other))
-    return known[1]
+        # Inner modules only: the models themselves are keys that must be free to go.
+        modules = tuple(m for top in (model, other) for m in top.modules() if m is not top)
+        written = _written((model, other, *modules))
+        known = _Compared(modules, written, model.is_over(other))
+        found[other] = known
+    return known.is_over
+
+
+def _written(modules: Sequence[Module]) -> tuple[tuple[int, int], ...]:
+    """Identify weights and how often they were written; far cheaper than ``parameters()``."""
+    return tuple(
+        (id(p), 0 if p.is_inference() else p._version)
+        for module in modules
+        for p in module._parameters.values()
+        if p is not None
+    )

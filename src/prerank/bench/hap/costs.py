@@ -1,7 +1,7 @@
 """What a cascade costs beside its second model on everything, measured on one request at a time.
 
-Ways are timed in turn, round by round, and medians of the rounds' ratios are reported: what else
-the machine does then falls on all of them alike. The times include everything that a request needs
+Ways are timed in turn, round by round, in processor time of the one thread that computes, and
+medians of the rounds' ratios are reported: what else the machine does falls on all of them alike. The times include everything that a request needs
 without any cache: request and item states of whatever is scored, scoring, ordering.
 """
 
@@ -103,10 +103,10 @@ def _beside(light: Model, heavy: Model, inputs: Inputs) -> dict[str, dict[str, f
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(_ROUNDS + 3):
         for name, way in ways.items():
-            began = time.perf_counter()
+            began = time.thread_time()
             way()
             if number >= 3:  # the first rounds warm up
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.thread_time() - began)
     whole = np.array(times["alone"])
     return {
         name: {

@@ -102,3 +102,28 @@ def test_more_candidates_cost_the_crossing_only(schema: Schema, batch: RequestBa
         model.score(*states, few).logits, model(inputs).logits[torch.tensor([3, 1])]
     )
     assert {f.name for f in dataclasses.fields(states[0])} == {"vector", "first", "events"}
+
+
+@pytest.mark.parametrize("weights", ["softmax", "plain"])
+def test_blocks_of_candidates_are_the_attention_key_by_key(weights: Any) -> None:
+    """Values and gradients, for requests of several blocks, of none, and candidates in any order."""
+    torch.manual_seed(0)
+    attention = TargetAttention(6, 3, weights).double()
+    lengths = torch.tensor([3, 0, 9, 2])
+    values = torch.randn(14, 6, dtype=torch.float64, requires_grad=True)
+    key_ID = torch.randn(60, 6, dtype=torch.float64, requires_grad=True)
+    request_of = torch.tensor([0, 1, 2])[torch.randint(3, (60,))]
+    events = Jagged.from_lengths(values, lengths)
+    expected = torch.stack(
+        [
+            attended_by_hand(attention, events.select(r.view(1)).values, key)
+            for r, key in zip(request_of, key_ID, strict=True)
+        ]
+    )
+    actual = attention(events, key_ID, request_of)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    inputs, signs = [values, key_ID, *attention.parameters()], torch.randn_like(actual)
+    pairs = (torch.autograd.grad(x, inputs, signs) for x in (actual, expected))
+    for got, wanted in zip(*pairs, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    assert attention(events, key_ID[:0], request_of[:0]).shape == (0, 6)

@@ -8,7 +8,8 @@ network as cross features are ours.
 
 Shapes: ``R`` requests, ``U`` unique items, ``I`` candidates, ``T`` tasks, ``S`` longest history of
 the batch, ``D`` width of keys and events, ``A`` hidden width of the activation unit, ``E`` encoded
-width, ``H`` first hidden width of the network.
+width, ``H`` first hidden width of the network; ``B`` blocks of candidates, ``Q`` slots of one block
+or of all, ``K = Q * A``.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ from prerank.nn import (
 from prerank.schema import Feature, Schema
 
 __all__ = ["DIN", "ItemState", "RequestState"]
+
+_BLOCK = 16
+"""Candidates of one request that are attended for together; their matrix product is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +89,53 @@ class TargetAttention(nn.Module):
         """Pool events ``[L, D]`` of ``R`` requests for keys ``[I, D]``; no event gives zeros."""
         lengths = events.lengths
         longest = int(lengths.max()) if lengths.numel() else 0
-        if not longest:
+        if not longest or not len(key_ID):
             return torch.zeros_like(key_ID)
-        events_RSD = events.to_padded(longest)
-        is_event_RS = torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
-        events_ISD = events_RSD.index_select(0, request_of)
-        is_event_IS = is_event_RS.index_select(0, request_of)
-        hidden_ISA = self.of_product(events_ISD * key_ID.unsqueeze(1))
-        hidden_ISA = hidden_ISA + self.of_key(key_ID).unsqueeze(1)
-        hidden_ISA = hidden_ISA + self.of_event(events_RSD).index_select(0, request_of)
-        weight_IS = self.out(torch.relu(hidden_ISA)).squeeze(-1)
+        # Key by key the products with events would be a tensor [I, S, D]. Here ``A key`` is added
+        # to ``(B + C key) event``, so a candidate brings a matrix [A, D], shorter than its events,
+        # and candidates of one request share the events they are multiplied with.
+        slot_I, request_B = _blocks(request_of, events.num_rows)
+        num_blocks, D = len(request_B), key_ID.shape[1]
+        key_QD = key_ID.new_zeros(num_blocks * _BLOCK, D).index_copy(0, slot_I, key_ID)
+        events_BSD = events.to_padded(longest).index_select(0, request_B)
+        matrix_QAD = torch.addcmul(
+            self.of_event.weight, key_QD.unsqueeze(1), self.of_product.weight
+        )
+        of_key_BK = self.of_key(key_QD).view(num_blocks, 1, -1)
+        matrix_BKD = matrix_QAD.view(num_blocks, -1, D)
+        hidden_BSK = torch.baddbmm(of_key_BK, events_BSD, matrix_BKD.transpose(1, 2))
+        hidden_BSK = torch.relu_(hidden_BSK).view(num_blocks, longest, _BLOCK, -1)
+        weight_BSQ = self.out(hidden_BSK).squeeze(-1)
         if self.weights == "softmax":
+            places = torch.arange(longest, device=lengths.device)
+            is_none_BS = places >= lengths.index_select(0, request_B).unsqueeze(1)
             # A finite floor: a row without events would turn -inf into NaN.
-            floor = torch.finfo(weight_IS.dtype).min
-            weight_IS = torch.softmax(weight_IS.masked_fill(~is_event_IS, floor), dim=1)
-        weight_IS = weight_IS * is_event_IS
-        return torch.bmm(weight_IS.unsqueeze(1), events_ISD).squeeze(1)
+            floor = torch.finfo(weight_BSQ.dtype).min
+            weight_BSQ = weight_BSQ.masked_fill(is_none_BS.unsqueeze(2), floor).softmax(dim=1)
+        # Weights of padding need no zeros: its events are zeros.
+        attended_BQD = torch.bmm(weight_BSQ.transpose(1, 2), events_BSD)
+        return attended_BQD.view(-1, D).index_select(0, slot_I)
+
+
+def _blocks(request_of: Tensor, num_requests: int) -> tuple[Tensor, Tensor]:
+    """Put the candidates of each request into blocks of :data:`_BLOCK` slots of its own.
+
+    Returns
+    -------
+    slot_I : Tensor ``[I]`` int64
+        Slot of each candidate, in any order of them.
+    request_B : Tensor ``[B]`` int64
+        Request of each block.
+    """
+    count_R = torch.bincount(request_of, minlength=num_requests)
+    blocks_R = (count_R + (_BLOCK - 1)) // _BLOCK
+    order_I = torch.argsort(request_of, stable=True)
+    # From the place among all to the place among the slots of all: what each request is moved by.
+    moved_R = (blocks_R.cumsum(0) - blocks_R) * _BLOCK - (count_R.cumsum(0) - count_R)
+    place_I = torch.empty_like(order_I)
+    place_I[order_I] = torch.arange(len(order_I), device=order_I.device)
+    requests = torch.arange(num_requests, device=request_of.device)
+    return place_I + moved_R.index_select(0, request_of), requests.repeat_interleave(blocks_R)
 
 
 class DIN(TwoSided[RequestState, ItemState]):

@@ -75,7 +75,11 @@ def test_one_change_is_one_change_for_all_workers(
     generation = tmp_path / "generation.json"
     hook = {"answered": "fake_engine:Hook", "options": {"file": str(tmp_path / "answered")}}
     process = start_server(
-        make_bundle("one", ms=0.2), workers=2, generation=str(generation), options=hook
+        make_bundle("one", ms=0.2),
+        workers=2,
+        max_wait_ms=60_000.0,
+        generation=str(generation),
+        options=hook,
     )
     assert len(process.workers()) == 2
     with process.client() as client, Load(process.url) as load:
@@ -106,9 +110,11 @@ def test_one_change_is_one_change_for_all_workers(
         os.kill(victim, signal.SIGKILL)
         process.wait(lambda: victim not in process.workers() and len(process.workers()) == 2)
         process.wait(
-            lambda: "prerank_workers_ready 2.0" in client.get("/metrics").text
-            if client.get("/readyz").status_code == 200
-            else False
+            lambda: (
+                "prerank_workers_ready 2.0" in client.get("/metrics").text
+                if client.get("/readyz").status_code == 200
+                else False
+            )
         )
         assert models_of_all(process) == {"two"}
     assert set(load.statuses) == {200}
@@ -223,9 +229,7 @@ def test_the_access_log_has_a_line_per_request_and_nothing_of_the_user(
     start_server: Start, make_bundle: MakeBundle, tmp_path: Path
 ) -> None:
     log = tmp_path / "access.log"
-    process = start_server(
-        make_bundle("one"), workers=2, access_log=str(log), request_ids="hash"
-    )
+    process = start_server(make_bundle("one"), workers=2, access_log=str(log), request_ids="hash")
     secrets = {"user": {"id": "alice"}, "context": {"place": "home"}, "request_id": "alice-1"}
     with process.client() as client:
         client.post("/v1/rank", json={**ASK, **secrets})

@@ -48,7 +48,6 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...], Sequence[Key]]] = {
     "cache_hits": ("Request states found in the cache.", (), [()]),
     "cache_misses": ("Request states that were computed.", (), [()]),
     "cache_evictions": ("Request states pushed out.", (), [()]),
-    "batches": ("Hand-overs to the engine.", (), [()]),
     "dropped_log_lines": (
         "Lines that a log could not take in time.",
         ("log",),

@@ -106,7 +106,7 @@ def test_more_candidates_cost_the_crossing_only(schema: Schema, batch: RequestBa
 
 @pytest.mark.parametrize("weights", ["softmax", "plain"])
 def test_blocks_of_candidates_are_the_attention_key_by_key(weights: Any) -> None:
-    """Values and gradients, for requests of several blocks, of none, and candidates in any order."""
+    """Values and gradients: requests of several blocks or none, candidates in any order."""
     torch.manual_seed(0)
     attention = TargetAttention(6, 3, weights).double()
     lengths = torch.tensor([3, 0, 9, 2])

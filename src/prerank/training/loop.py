@@ -36,6 +36,8 @@ from prerank.training.validate import MODEL
 __all__ = ["Best", "Trainer", "TrainerState"]
 
 _DROPOUT = stream("training/dropout")
+_SEEDS = 256
+"""Updates whose seeds are hashed in one call: alone, each takes as long as a small layer."""
 
 
 class Best(msgspec.Struct, frozen=True):
@@ -141,6 +143,10 @@ class Trainer:
                 patience=config.plateau_patience, factor=config.plateau_factor
             )
         self._pending: list[dict[str, Tensor]] = []
+        # Asked once: to compare an object with a protocol takes as long as a layer.
+        self._watching = combine if isinstance(combine, Watching) else None
+        self._reporting = combine if isinstance(combine, Reporting) else None
+        self._seeds: tuple[int, list[int]] = (0, [])
 
     @property
     def epochs(self) -> float:
@@ -159,11 +165,9 @@ class Trainer:
         run drew.
         """
         state, config = self.state, self.config
-        keys = (config.seed, state.step, *([distributed.rank()] if distributed.rank() else []))
-        number = int(hash64(_DROPOUT, *keys) >> np.uint64(1))
         # torch.manual_seed looks for every kind of device there might be, at each update.
         seed = torch.default_generator.manual_seed if self._is_cpu else torch.manual_seed
-        seed(number)
+        seed(self._seed())
         self._set_rates()
         if not self.model.training:
             self.model.train()
@@ -177,13 +181,13 @@ class Trainer:
         if num_candidates or distributed.size() > 1:
             scores = run_model(self.model, batch.inputs, config.precision)
             parts = self.objective({MODEL: scores}, batch)
-            if isinstance(self.combine, Watching):
-                self.combine.watch(scores.logits)
+            if self._watching is not None:
+                self._watching.watch(scores.logits)
             total = self.combine(parts, self.parameters)
             num_candidates = distributed.average_gradients(self.parameters, num_candidates)
             values = {"loss": total, **{f"loss/{k}": v.detach() for k, v in parts.items()}}
-            if isinstance(self.combine, Reporting):
-                said = self.combine.report()
+            if self._reporting is not None:
+                said = self._reporting.report()
                 values |= {f"combine/{k}": total.new_tensor(v) for k, v in said.items()}
         if num_candidates:
             if config.clip_norm is not None:
@@ -194,6 +198,17 @@ class Trainer:
         state.step += 1
         state.batch += 1
         state.samples += num_candidates
+
+    def _seed(self) -> int:
+        """Return the number that seeds this update, hashed for many updates at once."""
+        step = self.state.step
+        first, numbers = self._seeds
+        if not first <= step < first + len(numbers):
+            rank = distributed.rank()
+            steps = np.arange(step, step + _SEEDS)
+            keys = (self.config.seed, steps, *([rank] if rank else []))
+            first, numbers = self._seeds = step, (hash64(_DROPOUT, *keys) >> np.uint64(1)).tolist()
+        return numbers[step - first]
 
     def _set_rates(self) -> None:
         config, plateau = self.config, self.state.plateau

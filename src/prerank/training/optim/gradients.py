@@ -112,5 +112,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
         norms = torch._foreach_norm(values)
         widest = max((norm.dtype for norm in norms), key=lambda kind: kind.itemsize)
         norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(widest) for n in norms]))
-        torch._foreach_mul_(values, max_norm / norm.clamp(min=max_norm))
+        # A factor of 1 needs no pass over the gradients; elsewhere to look would be to wait.
+        if norm.device.type != "cpu" or not float(norm) <= max_norm:
+            torch._foreach_mul_(values, max_norm / norm.clamp(min=max_norm))
     return norm

@@ -40,7 +40,7 @@ from prerank.schema import Feature, Schema
 __all__ = ["DIN", "ItemState", "RequestState"]
 
 _BLOCK = 16
-"""Candidates of one request that are attended for together; their matrix product is one."""
+"""Most candidates of one request that are attended for together; their matrix product is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class TargetAttention(nn.Module):
         # Key by key the products with events would be a tensor [I, S, D]. Here ``A key`` is added
         # to ``(B + C key) event``, so a candidate brings a matrix [A, D], shorter than its events,
         # and candidates of one request share the events they are multiplied with.
-        slot_I, request_B = _blocks(request_of, events.num_rows)
+        slot_I, request_B, size = _blocks(request_of, events.num_rows)
         num_blocks, D = len(request_B), key_ID.shape[1]
-        key_QD = key_ID.new_zeros(num_blocks * _BLOCK, D).index_copy(0, slot_I, key_ID)
+        key_QD = key_ID.new_zeros(num_blocks * size, D).index_copy(0, slot_I, key_ID)
         events_BSD = events.to_padded(longest).index_select(0, request_B)
         matrix_QAD = torch.addcmul(
             self.of_event.weight, key_QD.unsqueeze(1), self.of_product.weight
@@ -104,7 +104,7 @@ class TargetAttention(nn.Module):
         of_key_BK = self.of_key(key_QD).view(num_blocks, 1, -1)
         matrix_BKD = matrix_QAD.view(num_blocks, -1, D)
         hidden_BSK = torch.baddbmm(of_key_BK, events_BSD, matrix_BKD.transpose(1, 2))
-        hidden_BSK = torch.relu_(hidden_BSK).view(num_blocks, longest, _BLOCK, -1)
+        hidden_BSK = torch.relu_(hidden_BSK).view(num_blocks, longest, size, -1)
         weight_BSQ = self.out(hidden_BSK).squeeze(-1)
         if self.weights == "softmax":
             places = torch.arange(longest, device=lengths.device)
@@ -117,8 +117,8 @@ class TargetAttention(nn.Module):
         return attended_BQD.view(-1, D).index_select(0, slot_I)
 
 
-def _blocks(request_of: Tensor, num_requests: int) -> tuple[Tensor, Tensor]:
-    """Put the candidates of each request into blocks of :data:`_BLOCK` slots of its own.
+def _blocks(request_of: Tensor, num_requests: int) -> tuple[Tensor, Tensor, int]:
+    """Put the candidates of each request into blocks of its own, of one number of slots.
 
     Returns
     -------
@@ -126,16 +126,20 @@ def _blocks(request_of: Tensor, num_requests: int) -> tuple[Tensor, Tensor]:
         Slot of each candidate, in any order of them.
     request_B : Tensor ``[B]`` int64
         Request of each block.
+    size : int
+        Slots of a block: no more than the largest request fills.
     """
     count_R = torch.bincount(request_of, minlength=num_requests)
-    blocks_R = (count_R + (_BLOCK - 1)) // _BLOCK
+    size = min(_BLOCK, int(count_R.max()))
+    blocks_R = (count_R + (size - 1)) // size
     order_I = torch.argsort(request_of, stable=True)
     # From the place among all to the place among the slots of all: what each request is moved by.
-    moved_R = (blocks_R.cumsum(0) - blocks_R) * _BLOCK - (count_R.cumsum(0) - count_R)
+    moved_R = (blocks_R.cumsum(0) - blocks_R) * size - (count_R.cumsum(0) - count_R)
     place_I = torch.empty_like(order_I)
     place_I[order_I] = torch.arange(len(order_I), device=order_I.device)
     requests = torch.arange(num_requests, device=request_of.device)
-    return place_I + moved_R.index_select(0, request_of), requests.repeat_interleave(blocks_R)
+    slot_I = place_I + moved_R.index_select(0, request_of)
+    return slot_I, requests.repeat_interleave(blocks_R), size
 
 
 class DIN(TwoSided[RequestState, ItemState]):

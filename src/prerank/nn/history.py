@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prerank.batch import History
@@ -153,45 +152,30 @@ class HistoryPooling(nn.Module):
         -------
         Tensor ``[R, width]``
         """
-        if self.config.kind == "mean":
-            pooled_RW = self._mean(history, items_UE, tables)
-        else:
-            pooled_RW = self._weighted(history, items_UE, tables)
+        num_requests = history.item_of.num_rows
+        events_LW = items_UE.index_select(0, history.item_of.values)
+        if self.event.width:
+            events_LW = torch.cat([events_LW, self.event.events(history, tables)], dim=1)
+        row_L = history.item_of.row_of
+        weights_L = self._weights(history, events_LW, row_L)
+        pooled_RW = segment_sum(events_LW * weights_L.unsqueeze(1), row_L, num_requests)
         if self.config.empty == "learned":
             is_empty_R = (history.item_of.lengths == 0).to(pooled_RW.dtype)
             pooled_RW = pooled_RW + is_empty_R.unsqueeze(1) * self.empty
         return pooled_RW
 
-    def _mean(self, history: History, items_UE: Tensor, tables: FusedTables) -> Tensor:
-        """Average without a tensor of gathered events."""
-        item_of = history.item_of
-        items_RE = _bag_means(item_of.values, items_UE, item_of.offsets)
-        if not self.event.width:
-            return items_RE
-        events_LW = self.event.events(history, tables)
-        number_L = torch.arange(len(events_LW), device=events_LW.device)
-        return torch.cat([items_RE, _bag_means(number_L, events_LW, item_of.offsets)], dim=1)
-
-    def _weighted(self, history: History, items_UE: Tensor, tables: FusedTables) -> Tensor:
+    def _weights(self, history: History, events_LW: Tensor, row_L: Tensor) -> Tensor:
         num_requests = history.item_of.num_rows
-        events_LW = items_UE.index_select(0, history.item_of.values)
-        if self.event.width:
-            events_LW = torch.cat([events_LW, self.event.events(history, tables)], dim=1)
-        if self.config.kind == "recency":
-            age_days_L = history.age_ms.values.to(events_LW.dtype) / _MS_PER_DAY
-            logits_L = -math.log(2.0) * age_days_L * torch.exp(-self.log_half_life)
-        else:
-            logits_L = events_LW @ self.query / math.sqrt(self.width)
-        row_L = history.item_of.row_of
-        weights_L = segment_softmax(logits_L, row_L, num_requests)
-        return segment_sum(events_LW * weights_L.unsqueeze(1), row_L, num_requests)
-
-
-def _bag_means(index_L: Tensor, rows_UE: Tensor, offsets: Tensor) -> Tensor:
-    """Return means ``[R, E]`` of the rows that ``index_L`` names; an empty bag gives zeros."""
-    if not rows_UE.shape[0] or not rows_UE.shape[1]:
-        return rows_UE.new_zeros(offsets.numel() - 1, rows_UE.shape[1])
-    return F.embedding_bag(index_L, rows_UE, offsets, mode="mean", include_last_offset=True)
+        match self.config.kind:
+            case "mean":
+                count_R = history.item_of.lengths.clamp(min=1).to(events_LW.dtype)
+                return count_R.reciprocal().index_select(0, row_L)
+            case "recency":
+                age_days_L = history.age_ms.values.to(events_LW.dtype) / _MS_PER_DAY
+                logits_L = -math.log(2.0) * age_days_L * torch.exp(-self.log_half_life)
+            case "attention":
+                logits_L = events_LW @ self.query / math.sqrt(self.width)
+        return segment_softmax(logits_L, row_L, num_requests)
 
 
 class Histories(nn.Module):

@@ -26,7 +26,7 @@ def engine(
     quick: Annotated[bool, typer.Option("--quick", help="A tiny world, 100 candidates.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score many candidates on one core: tiled, split, item states, cascade, bf16.
+    """What each step of the engine saves at 5,000 candidates.
 
     Times beside the agreement and recall of each way, on a cascade trained on a simulated world.
 

@@ -44,7 +44,9 @@ def peers(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train beside DeepCTR-Torch, FuxiCTR, Torch-RecHub and TorchRec.
+    """Train beside four other frameworks.
+
+    DeepCTR-Torch, FuxiCTR, Torch-RecHub and TorchRec.
 
     Makes an environment for each (a gigabyte each, once), then lets all train in turns.
 

@@ -39,7 +39,9 @@ def serve(
     changes: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a bundle over HTTP until SIGTERM or Ctrl-C; see docs/serving-http.md.
+    """Serve a bundle over HTTP until SIGTERM or Ctrl-C.
+
+    The protocol is in docs/serving-http.md.
 
     --set changes any other setting (max_queue=64), those of the engine too (engine.dtype=fp32).
 

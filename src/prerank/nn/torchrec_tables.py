@@ -1,9 +1,9 @@
 """Tables whose lookups and updates are TorchRec's: optional, for those who train with its kernels.
 
 TorchRec's ``FusedEmbeddingBagCollection`` updates rows inside the backward pass, by row-wise
-Adagrad. Here one of its tables holds the rows of all vocabularies, so the interface, the weights and
-their name in a file stay those of :class:`~prerank.nn.tables.FusedTables`. Nothing of TorchRec is
-imported before it is asked for; its CPU kernels are built for one version of torch each.
+Adagrad. Here one of its tables holds the rows of all vocabularies, so the interface, the weights
+and their name in a file stay those of :class:`~prerank.nn.tables.FusedTables`. Nothing of TorchRec
+is imported before it is asked for; its CPU kernels are built for one version of torch each.
 
 Shapes: ``V`` rows of all vocabularies, ``N`` rows looked up, ``C`` columns of ids, ``D`` width.
 """

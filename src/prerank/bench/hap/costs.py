@@ -1,8 +1,9 @@
 """What a cascade costs beside its second model on everything, measured on one request at a time.
 
 Ways are timed in turn, round by round, in processor time of the one thread that computes, and
-medians of the rounds' ratios are reported: what else the machine does falls on all of them alike. The times include everything that a request needs
-without any cache: request and item states of whatever is scored, scoring, ordering.
+medians of the rounds' ratios are reported: what else the machine does falls on all of them alike.
+The times include everything that a request needs without any cache: request and item states of
+whatever is scored, scoring, ordering.
 """
 
 from __future__ import annotations

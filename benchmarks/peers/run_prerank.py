@@ -81,8 +81,7 @@ class _Turns(Sum):
     """Adds up parts as ``Sum`` does, and between two turns waits for the next one.
 
     It is called at every update, after the forward pass and before any weight moves, so what it
-    validates is the model after the updates before; the clock excludes what it does meanwhile, but
-    not what the reader's thread does.
+    validates is the model after the updates before.
     """
 
     def __init__(self, model: FlatMLP, data: Data) -> None:
@@ -101,6 +100,8 @@ class _Turns(Sum):
     def end(self) -> None:
         """Say what the turn took."""
         taken = self.clock.read()
+        self.settle()
+        taken["cpu_s"] = self.clock.read()["cpu_s"]
         metrics = {}
         if self.validate:
             self.model.eval()
@@ -108,15 +109,23 @@ class _Turns(Sum):
             self.model.train()
         tell(steps=self.steps, **taken, **metrics)
 
+    @staticmethod
+    def settle() -> None:
+        """Let the reader's thread read ahead as far as it does: its CPU time belongs to the turn.
+
+        While it waits for room it looks at the clock now and then; the pause must not count that.
+        """
+        for _ in range(20):
+            before = time.process_time()
+            time.sleep(0.1)
+            if time.process_time() - before < 1e-3:
+                return
+
     def __call__(self, parts: Any, parameters: Any) -> Tensor:
         """Add up, after the turns that are due."""
         if self.left == 0:
-            before, own = time.process_time(), time.thread_time()
             self.end()
             self.begin()
-            # CPU time of other threads in the pause is the reader's: it belongs to the next turn.
-            others = time.process_time() - before - (time.thread_time() - own)
-            self.clock.cpu -= max(others, 0.0)
         self.left -= 1
         return super().__call__(parts, parameters)
 

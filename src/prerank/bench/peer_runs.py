@@ -142,7 +142,7 @@ class Runner:
     def start(
         cls, contest: Contest, name: str, file: str, peer: str | None, **options: Any
     ) -> Runner:
-        """Start a runner and wait until its model is built.
+        """Start a runner; :meth:`wait` until its model is built.
 
         Parameters
         ----------
@@ -166,9 +166,11 @@ class Runner:
         process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=complaints, text=True, env=env
         )
-        runner = cls(name, process, complaints)
-        runner.ready = runner._hear()
-        return runner
+        return cls(name, process, complaints)
+
+    def wait(self) -> None:
+        """Wait until its model is built."""
+        self.ready = self._hear()
 
     def turn(self, steps: int, *, validate: bool) -> None:
         """Let it train, and validate if asked to; the others wait."""

@@ -219,6 +219,7 @@ def learn(
     # Bare and with the fused kernel: the same updates, sooner.
     runner = _start(contest, f"{library}/step", str(RATES[library][0]), fused=True)
     try:
+        runner.wait()
         for rate in RATES[library]:
             runner.again(rate)
             for first in range(0, num_steps, turn):
@@ -250,6 +251,8 @@ def _time(
         for line in lines:
             timed[line] = _start(contest, line, rates[_library(line)])
             stack.callback(timed[line].stop)
+        for runner in timed.values():
+            runner.wait()
         for number in range(num_turns):
             for runner in timed.values():
                 runner.turn(turn, validate=number == num_turns - 1)

@@ -28,7 +28,9 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    """Name what belongs to the bundle; a lock stays where items were added."""
+    found = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return sorted(p.relative_to(folder).as_posix() for p in found)
 
 
 def test_every_file_is_listed_and_none_is_a_pickle(bundle: Path) -> None:
